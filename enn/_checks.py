@@ -1,0 +1,63 @@
+"""Checks of what a user passes in, each with one clear error."""
+
+import operator
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def positive_int(name: str, value: Any) -> int:
+    """Returns `value` as an int, or raises ValueError unless it is an int >= 1."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1 or isinstance(value, bool):
+        raise ValueError(f"{name} must be an integer >= 1, got {value!r}.")
+    return number
+
+
+def one_of(name: str, value: Any, choices: Any) -> None:
+    """Raises ValueError unless `value` is among `choices`."""
+    if value not in choices:
+        valid = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name} must be one of {valid}; got {value!r}.")
+
+
+def is_concrete(*arrays: Any) -> bool:
+    """Whether the values can be looked at: false for arguments inside `jax.jit`."""
+    return not any(isinstance(array, jax.core.Tracer) for array in arrays)
+
+
+def shape(name: str, array: Any, expected: tuple[int | None, ...], axes: str) -> None:
+    """Raises ValueError unless `array` has the `expected` shape.
+
+    Args:
+      name: what the array is, for the message.
+      array: anything with a shape.
+      expected: size of each axis; None stands for any size.
+      axes: the axes in words, such as `"[batch, 1]"`.
+    """
+    actual = np.shape(array)
+    if len(actual) != len(expected) or any(
+        want is not None and want != got
+        for want, got in zip(expected, actual, strict=True)
+    ):
+        raise ValueError(f"{name} must have shape {axes}, got {list(actual)}.")
+
+
+def class_labels(labels: Any, num_classes: int) -> None:
+    """Raises ValueError for labels that are no integers in [0, num_classes).
+
+    Looks at values only where they are concrete, that is outside `jax.jit`.
+    """
+    if not is_concrete(labels):
+        return
+    values = np.asarray(labels)
+    wrong = ~((values >= 0) & (values < num_classes) & (values == np.floor(values)))
+    if wrong.any():
+        raise ValueError(
+            f"labels must be integers in [0, {num_classes}), got "
+            f"{values[wrong].flat[0]!s} in row {int(np.argwhere(wrong)[0, 0])}."
+        )

@@ -1,0 +1,94 @@
+"""The contract: an epistemic network, and the loss that trains it.
+
+An epistemic neural network (ENN) is a function f_θ(x, z) of an input x and an
+epistemic index z ~ P_Z. Averaging predictions over z gives marginal predictions;
+holding z fixed across several inputs gives joint ones (Osband et al., 2021,
+https://arxiv.org/abs/2107.08924, section 2).
+"""
+
+import dataclasses
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+
+import chex
+import haiku as hk
+
+Input = TypeVar("Input")
+Output = TypeVar("Output")
+Data = TypeVar("Data")
+
+_InputContra = TypeVar("_InputContra", contravariant=True)
+_OutputCo = TypeVar("_OutputCo", covariant=True)
+_DataContra = TypeVar("_DataContra", contravariant=True)
+
+Index = Any
+"""An epistemic index: an int32 scalar, a float vector or a PRNG key."""
+
+LossMetrics = dict[str, chex.Array]
+LossOutput = tuple[chex.Array, tuple[hk.State, LossMetrics]]
+
+
+@runtime_checkable
+class EpistemicIndexer(Protocol):
+    """Draws one epistemic index from the reference distribution P_Z."""
+
+    def __call__(self, key: chex.PRNGKey) -> Index:
+        """Returns the index drawn with `key`; works under `jax.jit` and `jax.vmap`."""
+        ...
+
+
+@runtime_checkable
+class ApplyFn(Protocol[_InputContra, _OutputCo]):
+    """Forward pass of an ENN at one epistemic index."""
+
+    def __call__(
+        self, params: hk.Params, state: hk.State, inputs: _InputContra, index: Index
+    ) -> tuple[_OutputCo, hk.State]:
+        """Returns the output at `inputs` for one `index`, and the new state."""
+        ...
+
+
+@runtime_checkable
+class InitFn(Protocol[_InputContra]):
+    """Initialisation of an ENN."""
+
+    def __call__(
+        self, rng_key: chex.PRNGKey, inputs: _InputContra, index: Index
+    ) -> tuple[hk.Params, hk.State]:
+        """Returns initial parameters and state for inputs shaped like `inputs`."""
+        ...
+
+
+@dataclasses.dataclass(eq=False)
+class EpistemicNetwork(Generic[Input, Output]):
+    """An epistemic neural network as a triple of pure functions.
+
+    Call the three positionally: argument names differ between networks. Compares
+    and hashes by identity, so that a network can be a static argument of
+    `jax.jit`. For `isinstance`, use this class and not its subscripted aliases.
+
+    Attributes:
+      apply: `(params, state, inputs, index) -> (output, new_state)`. Takes no random
+        key: a network with randomness of its own uses the index as its key.
+      init: `(key, inputs, index) -> (params, state)`.
+      indexer: `key -> index`, one draw from the reference distribution.
+    """
+
+    apply: ApplyFn[Input, Output]
+    init: InitFn[Input]
+    indexer: EpistemicIndexer
+
+
+@runtime_checkable
+class LossFn(Protocol[_InputContra, _OutputCo, _DataContra]):
+    """Loss of an ENN on a batch, a function of one random key."""
+
+    def __call__(
+        self,
+        enn: EpistemicNetwork[Any, Any],
+        params: hk.Params,
+        state: hk.State,
+        batch: _DataContra,
+        key: chex.PRNGKey,
+    ) -> LossOutput:
+        """Returns `(loss, (new_state, metrics))` with scalar loss and metrics."""
+        ...

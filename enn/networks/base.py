@@ -1,0 +1,101 @@
+"""Types of networks on arrays: their output, and the shapes of their functions."""
+
+import abc
+import dataclasses
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import chex
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from enn import base
+
+_NO_PRIOR = np.zeros(1)
+_NO_EXTRA: dict[str, chex.Array] = {}
+
+
+class _OutputFields(NamedTuple):
+    train: chex.Array
+    prior: chex.Array
+    extra: dict[str, chex.Array]
+
+
+class OutputWithPrior(_OutputFields):
+    """Output of a network with an additive prior function.
+
+    A pytree that keeps its type through `jax.vmap`, `jax.tree.map` and `_replace`.
+
+    Attributes:
+      train: trainable part, `[batch, num_outputs]`.
+      prior: fixed part, of the shape of the predictions; zeros if left out.
+      extra: further outputs by name, such as hidden activations.
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        train: chex.Array,
+        prior: chex.Array = _NO_PRIOR,
+        extra: dict[str, chex.Array] = _NO_EXTRA,
+    ) -> "OutputWithPrior":
+        if prior is _NO_PRIOR:
+            prior = cls._zero_prior(train)
+        return super().__new__(cls, train, prior, {} if extra is _NO_EXTRA else extra)
+
+    @staticmethod
+    def _zero_prior(train: chex.Array) -> chex.Array:
+        return jnp.zeros_like(train)
+
+    @property
+    def preds(self) -> chex.Array:
+        """Predictions: `train + stop_gradient(prior)`, so the prior never trains."""
+        return self.train + jax.lax.stop_gradient(self.prior)
+
+
+Output = chex.Array | OutputWithPrior
+
+ApplyArray = base.ApplyFn[chex.Array, Output]
+InitArray = base.InitFn[chex.Array]
+EnnArray = base.EpistemicNetwork[chex.Array, Output]
+
+
+@runtime_checkable
+class ApplyNoState(Protocol):
+    """Forward pass of an ENN without network state."""
+
+    def __call__(
+        self, params: hk.Params, inputs: chex.Array, index: base.Index
+    ) -> Output:
+        """Returns the output at `inputs` for one `index`."""
+        ...
+
+
+@runtime_checkable
+class InitNoState(Protocol):
+    """Initialisation of an ENN without network state."""
+
+    def __call__(
+        self, rng_key: chex.PRNGKey, inputs: chex.Array, index: base.Index
+    ) -> hk.Params:
+        """Returns initial parameters for inputs shaped like `inputs`."""
+        ...
+
+
+@dataclasses.dataclass(eq=False)
+class EnnNoState:
+    """An epistemic network without network state; see `enn.base.EpistemicNetwork`."""
+
+    apply: ApplyNoState
+    init: InitNoState
+    indexer: base.EpistemicIndexer
+
+
+class EpistemicModule(abc.ABC, hk.Module):
+    """A Haiku module that takes an epistemic index beside its inputs."""
+
+    @abc.abstractmethod
+    def __call__(self, inputs: chex.Array, index: base.Index) -> Any:
+        """Returns the output at `inputs` for one `index`."""

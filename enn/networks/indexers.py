@@ -1,0 +1,135 @@
+"""Reference distributions of the epistemic index.
+
+Every indexer maps one PRNG key, typed or raw, to one index, and works under
+`jax.jit` and `jax.vmap`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from enn import _checks, base
+
+
+class PrngIndexer(base.EpistemicIndexer):
+    """The index is the key itself, for networks with randomness of their own."""
+
+    def __call__(self, key: chex.PRNGKey) -> base.Index:
+        return key
+
+
+@dataclasses.dataclass(frozen=True)
+class EnsembleIndexer(base.EpistemicIndexer):
+    """Uniform over the members of an ensemble: an int32 scalar in [0, num_ensemble).
+
+    Raises:
+      ValueError: if `num_ensemble` is no integer >= 1.
+    """
+
+    num_ensemble: int
+
+    def __post_init__(self) -> None:
+        _checks.positive_int("num_ensemble", self.num_ensemble)
+
+    def __call__(self, key: chex.PRNGKey) -> base.Index:
+        return jax.random.randint(key, [], 0, self.num_ensemble)
+
+
+@dataclasses.dataclass(frozen=True)
+class _VectorIndexer(base.EpistemicIndexer):
+    index_dim: int
+
+    def __post_init__(self) -> None:
+        _checks.positive_int("index_dim", self.index_dim)
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianIndexer(_VectorIndexer):
+    """Standard normal, `[index_dim]`.
+
+    Raises:
+      ValueError: if `index_dim` is no integer >= 1.
+    """
+
+    def __call__(self, key: chex.PRNGKey) -> base.Index:
+        return jax.random.normal(key, [self.index_dim])
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaledGaussianIndexer(_VectorIndexer):
+    """Normal with E‖z‖² = index_scale², `[index_dim]`.
+
+    Raises:
+      ValueError: if `index_dim` is no integer >= 1.
+    """
+
+    index_scale: float = 1.0
+
+    def __call__(self, key: chex.PRNGKey) -> base.Index:
+        scale = self.index_scale / jnp.sqrt(self.index_dim)
+        return scale * jax.random.normal(key, [self.index_dim])
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianWithUnitIndexer(_VectorIndexer):
+    """A one, then a normal vector of expected squared norm 1: `[index_dim]`.
+
+    Raises:
+      ValueError: if `index_dim` is no integer >= 1.
+    """
+
+    @property
+    def mean_index(self) -> chex.Array:
+        """The mean of the distribution: `[1, 0, ..., 0]`."""
+        return jnp.append(1.0, jnp.zeros(self.index_dim - 1))
+
+    def __call__(self, key: chex.PRNGKey) -> base.Index:
+        if self.index_dim == 1:
+            return self.mean_index
+        gaussian = ScaledGaussianIndexer(self.index_dim - 1)
+        return jnp.append(1.0, gaussian(key))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DirichletIndexer(base.EpistemicIndexer):
+    """Dirichlet with concentration `alpha`: a point of the simplex, `[index_dim]`.
+
+    Raises:
+      ValueError: if `alpha` is not a vector of positive numbers.
+    """
+
+    alpha: chex.Array
+
+    def __post_init__(self) -> None:
+        alpha = jnp.asarray(self.alpha, float)
+        if alpha.ndim != 1 or alpha.size == 0 or not bool((alpha > 0).all()):
+            raise ValueError(
+                f"alpha must be a vector of positive numbers, got {self.alpha}."
+            )
+        object.__setattr__(self, "alpha", alpha)
+
+    def __call__(self, key: chex.PRNGKey) -> base.Index:
+        return jax.random.dirichlet(key, self.alpha)
+
+
+def make_batch_indexer(
+    indexer: base.EpistemicIndexer, batch_size: int
+) -> Callable[[chex.PRNGKey], base.Index]:
+    """Returns `key -> batch_size indices`, stacked on a new leading axis.
+
+    Index i is drawn with `fold_in(key, i)`: the first indices do not depend on how
+    many are drawn.
+
+    Raises:
+      ValueError: if `batch_size` is no integer >= 1.
+    """
+    positions = jnp.arange(_checks.positive_int("batch_size", batch_size))
+
+    def batch_indexer(key: chex.PRNGKey) -> base.Index:
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, positions)
+        return jax.vmap(indexer)(keys)
+
+    return batch_indexer

@@ -1,0 +1,99 @@
+"""Golden values: the numbers that the original `enn` gives for fixed seeds.
+
+`tests/golden/NAME.npz` holds one case as `{path: array}`. Arrays of more than
+`LARGE` entries are held as shape, mean, standard deviation and first 8 entries.
+The values come from running the original, never from this library.
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+LARGE = 600
+RTOL, ATOL = 2e-4, 2e-5
+
+
+def keys(seed: int) -> jax.Array:
+    return jax.random.PRNGKey(seed)
+
+
+def normal(*shape: int, seed: int = 2) -> jax.Array:
+    return jax.random.normal(keys(seed), shape)
+
+
+X5 = normal(6, 5)
+
+
+def flatten(tree: Any, path: str = "") -> dict[str, np.ndarray]:
+    """Returns `{path: array}` for nested mappings and (named) tuples of arrays."""
+    if tree is None:
+        return {}
+    if hasattr(tree, "_asdict"):
+        tree = tree._asdict()
+    if isinstance(tree, (list, tuple)):
+        tree = dict(enumerate(tree))
+    if hasattr(tree, "items"):
+        flat = {}
+        for name, value in tree.items():
+            flat |= flatten(value, f"{path}|{name}")
+        return flat
+    if isinstance(tree, jax.Array) and jnp.issubdtype(tree.dtype, jax.dtypes.prng_key):
+        tree = jax.random.key_data(tree)
+    return {path: _summary(np.asarray(tree))}
+
+
+def _summary(array: np.ndarray) -> np.ndarray:
+    if array.size <= LARGE:
+        return array
+    flat = array.astype(np.float64).ravel()
+    return np.concatenate([array.shape, [flat.mean(), flat.std()], flat[:8]])
+
+
+def assert_matches(name: str, tree: Any) -> None:
+    """Asserts that `tree` holds exactly the arrays of the golden case `name`."""
+    with np.load(pathlib.Path(__file__).parent / f"{name}.npz") as stored:
+        wanted = dict(stored)
+    got = flatten(tree)
+    assert set(got) == set(wanted)
+    for path, value in wanted.items():
+        np.testing.assert_allclose(
+            got[path], value, rtol=RTOL, atol=ATOL, err_msg=f"{name}{path}"
+        )
+
+
+def output(out: Any) -> dict[str, Any]:
+    """The parts of a network output that the golden cases hold."""
+    if not hasattr(out, "train"):
+        return {"out": out}
+    parts = {"train": out.train, "prior": out.prior, "preds": out.preds}
+    return parts | ({"extra": dict(out.extra)} if out.extra else {})
+
+
+def enn_report(enn: Any, x: jax.Array, with_grad: bool = True, num_z: int = 4) -> dict:
+    """Init, apply at one and at several indices, and gradients of a scalar."""
+    from enn import networks
+
+    z = enn.indexer(keys(1))
+    params, state = enn.init(keys(0), x, z)
+    out, new_state = enn.apply(params, state, x, z)
+    zs = jax.vmap(enn.indexer)(jax.random.split(keys(3), num_z))
+    outs, _ = jax.vmap(enn.apply, in_axes=[None, None, None, 0])(params, state, x, zs)
+    report = {
+        "index": z,
+        "params": params,
+        "state": state,
+        "out": output(out),
+        "new_state": new_state,
+        "outs": output(outs),
+    }
+    if with_grad:
+
+        def scalar(params: Any) -> jax.Array:
+            out, _ = enn.apply(params, state, x, z)
+            return jnp.sum(jnp.sin(networks.parse_net_output(out)))
+
+        report["grad"] = jax.grad(scalar)(params)
+    return report
