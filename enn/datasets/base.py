@@ -1,0 +1,107 @@
+"""What data looks like: one batch, an iterator of batches, a dataset of both."""
+
+import abc
+import dataclasses
+import enum
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import chex
+import numpy as np
+
+Array = np.ndarray | chex.Array
+DataIndex = chex.Array
+"""Integer ids of the rows of a batch, by which data noise knows them again."""
+
+DatasetDict = dict[str, Array]
+"""One raw example as stored: images and labels by name."""
+
+
+@chex.dataclass(frozen=True)
+class ArrayBatch:
+    """A batch of data: a pytree, and a mapping from field names to values.
+
+    Takes keyword arguments only. `batch.replace(y=...)` gives a changed copy.
+
+    Attributes:
+      x: inputs, `[batch, ...]`.
+      y: targets or labels, `[batch, 1]`.
+      data_index: integer ids of the rows, `[batch, 1]`, or None.
+      weights: weights of the rows in the loss, `[batch, 1]`, or None.
+      extra: further arrays by name.
+    """
+
+    x: Any
+    y: Any
+    data_index: DataIndex | None = None
+    weights: Array | None = None
+    extra: dict[str, Array] = dataclasses.field(default_factory=dict)
+
+
+ArrayBatchIterator = Iterator[ArrayBatch]
+
+DatasetTransformer = Callable[[Any], Any]
+"""Maps a stream of examples to a stream of examples."""
+
+
+class Dataset(abc.ABC):
+    """A dataset for classification, with its training and evaluation batches."""
+
+    @property
+    @abc.abstractmethod
+    def num_classes(self) -> int:
+        """Number of classes."""
+
+    @property
+    @abc.abstractmethod
+    def eval_input_shape(self) -> tuple[int, ...]:
+        """Shape of the input of one evaluation example, without a batch axis."""
+
+    @abc.abstractmethod
+    def train_dataset(self) -> ArrayBatchIterator:
+        """Returns the training batches, endless."""
+
+    @abc.abstractmethod
+    def eval_datasets(self) -> dict[str, ArrayBatchIterator]:
+        """Returns one pass over the evaluation batches for each name."""
+
+
+@dataclasses.dataclass
+class DatasetWithTransform(Dataset):
+    """A dataset whose streams of examples pass through transformers.
+
+    Attributes:
+      train_ds_transformer: applied to the training examples.
+      eval_ds_transformers: one evaluation dataset by name for each transformer.
+    """
+
+    train_ds_transformer: DatasetTransformer
+    eval_ds_transformers: dict[str, DatasetTransformer]
+
+
+class OodVariant(enum.Enum):
+    """Evaluation data by whether its classes occur in training."""
+
+    WHOLE = "eval"
+    IN_DISTRIBUTION = "eval_in_dist"
+    OUT_DISTRIBUTION = "eval_out_dist"
+
+    @classmethod
+    def valid_values(cls) -> list[str]:
+        """Returns the names of the variants, in order."""
+        return [variant.value for variant in cls]
+
+
+def identity_transformer(dataset: Any) -> Any:
+    """Returns the stream of examples as it is."""
+    return dataset
+
+
+def default_eval_transformers() -> dict[str, DatasetTransformer]:
+    """Returns the transformers of a dataset evaluated as it is, a fresh dict."""
+    return {"eval": identity_transformer}
+
+
+EVAL_TRANSFORMERS_DEFAULT = dataclasses.field(default_factory=default_eval_transformers)
+"""Field of one dataclass; for a second class make a field of its own, since a
+class writes its name and type into the field."""

@@ -1,0 +1,181 @@
+"""Batches from arrays in memory, shuffled anew every epoch."""
+
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from enn.datasets import base
+
+_ROWS_PER_BLOCK = 4096
+
+
+class BatchIterator(Iterator[base.ArrayBatch]):
+    """Endless batches of rows drawn without replacement, epoch after epoch.
+
+    Each epoch is a fresh permutation of the rows that depends only on the seed, the
+    epoch and the number of rows. The endless concatenation of epochs is cut into
+    batches of `batch_size`: a batch may straddle epochs or exceed the data, and none
+    is short. Leaves are NumPy arrays with the dtypes of the data.
+
+    Attributes:
+      data: all rows, as the batches hold them: `y` of rank 1 became `[num_data, 1]`,
+        a missing `data_index` counts the rows, missing `weights` are ones.
+      batch_size: number of rows of a batch.
+    """
+
+    def __init__(
+        self,
+        data: base.ArrayBatch,
+        batch_size: int | None = None,
+        seed: int = 0,
+        check_finite: bool = False,
+    ):
+        """Takes the arguments of `make_batch_iterator`."""
+        self.data = _complete(data)
+        self._num_data = len(self.data.y)
+        _check_rows(self.data, self._num_data)
+        if check_finite:
+            _check_finite(self.data)
+        self.batch_size = _batch_size(batch_size) or self._num_data
+        self._seed = operator.index(seed)
+        self._leaves, self._treedef = jax.tree.flatten(self.data)
+        # Permutations come in blocks of epochs: one generator serves many of them.
+        self._epochs_per_block = max(1, _ROWS_PER_BLOCK // self._num_data)
+        self._block = -1
+        self._order = np.empty(0, np.int64)
+        self._position = 0
+
+    def __next__(self) -> base.ArrayBatch:
+        return self._gather(self._next_rows(self.batch_size))
+
+    def take(self, num_batches: int) -> base.ArrayBatch:
+        """Returns the next batches stacked: every leaf is `[num_batches, batch, ...]`.
+
+        Equals `num_batches` calls of `next`, in one copy.
+        """
+        rows = self._next_rows(num_batches * self.batch_size)
+        return self._gather(rows.reshape(num_batches, self.batch_size))
+
+    def state(self) -> dict[str, int]:
+        """Returns where the iterator stands, for `restore`; holds plain ints."""
+        return {
+            "seed": self._seed,
+            "num_data": self._num_data,
+            "position": self._position,
+        }
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Goes to the position of `state`, at the cost of one block of epochs.
+
+        Raises:
+          ValueError: if `state` is of an iterator with another seed or other data.
+        """
+        for name in ("seed", "num_data"):
+            if state[name] != self.state()[name]:
+                raise ValueError(
+                    f"state was saved with {name}={state[name]}, but this iterator "
+                    f"has {name}={self.state()[name]}: its order differs."
+                )
+        self._position = state["position"]
+
+    def _gather(self, rows: np.ndarray) -> base.ArrayBatch:
+        return self._treedef.unflatten([leaf.take(rows, 0) for leaf in self._leaves])
+
+    def _next_rows(self, count: int) -> np.ndarray:
+        """The numbers of the next `count` rows."""
+        parts = []
+        missing = count
+        while missing:
+            block, start = divmod(
+                self._position, self._epochs_per_block * self._num_data
+            )
+            if block != self._block:
+                self._block, self._order = block, self._epochs(block)
+            parts.append(self._order[start : start + missing])
+            self._position += len(parts[-1])
+            missing -= len(parts[-1])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _epochs(self, block: int) -> np.ndarray:
+        """The permutations of all epochs of one block, one after the other."""
+        rng = np.random.default_rng([self._seed % 2**64, block])
+        rows = np.tile(np.arange(self._num_data), (self._epochs_per_block, 1))
+        return rng.permuted(rows, axis=1).ravel()
+
+
+def make_batch_iterator(
+    data: base.ArrayBatch,
+    batch_size: int | None = None,
+    seed: int = 0,
+    check_finite: bool = False,
+) -> BatchIterator:
+    """Returns endless batches of `data`, reshuffled every epoch.
+
+    Args:
+      data: arrays with one row an example, also in `extra`. `y` of shape
+        `[num_data]` becomes `[num_data, 1]`; `data_index` defaults to the row
+        number, `weights` to ones.
+      batch_size: number of rows of a batch; None or 0 means all of them. May exceed
+        the data.
+      seed: fixes the order of the rows.
+      check_finite: whether to look for NaN and infinity in `x` and `y`.
+
+    Raises:
+      ValueError: if there are no rows, fields differ in their number of rows,
+        `batch_size` is no integer >= 0, or a checked value is not finite.
+    """
+    return BatchIterator(data, batch_size, seed, check_finite)
+
+
+def _complete(data: base.ArrayBatch) -> base.ArrayBatch:
+    data = jax.tree.map(np.asarray, data)
+    y = data.y[:, None] if np.ndim(data.y) == 1 else data.y
+    if np.size(y) == 0:
+        raise ValueError(f"data must have rows, got y of shape {np.shape(y)}.")
+    index, weights = data.data_index, data.weights
+    return base.ArrayBatch(
+        x=data.x,
+        y=y,
+        data_index=np.arange(len(y))[:, None] if index is None else index,
+        weights=np.ones([len(y), 1]) if weights is None else weights,
+        extra=data.extra,
+    )
+
+
+def _check_rows(data: base.ArrayBatch, num_data: int) -> None:
+    for path, leaf in jax.tree.leaves_with_path(data):
+        if leaf.shape[:1] != (num_data,):
+            raise ValueError(
+                f"{_name(path)} must have {num_data} rows as y has, "
+                f"got shape {list(leaf.shape)}."
+            )
+
+
+def _check_finite(data: base.ArrayBatch) -> None:
+    for path, leaf in jax.tree.leaves_with_path({"x": data.x, "y": data.y}):
+        finite = np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
+        if not finite.all():
+            raise ValueError(
+                f"{_name(path)} must be finite, got NaN or infinity in row "
+                f"{int(finite.argmin())}."
+            )
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _batch_size(batch_size: int | None) -> int:
+    try:
+        size = operator.index(0 if batch_size is None else batch_size)
+    except TypeError:
+        size = -1
+    if size < 0 or isinstance(batch_size, bool):
+        raise ValueError(
+            "batch_size must be an integer >= 0, or None for all rows, "
+            f"got {batch_size!r}."
+        )
+    return size
