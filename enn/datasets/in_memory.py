@@ -1,5 +1,6 @@
 """Batches from arrays in memory, shuffled anew every epoch."""
 
+import dataclasses
 import operator
 from collections.abc import Iterator
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from enn import _checks
 from enn.datasets import base
 
 _ROWS_PER_BLOCK = 4096
@@ -55,7 +57,11 @@ class BatchIterator(Iterator[base.ArrayBatch]):
         """Returns the next batches stacked: every leaf is `[num_batches, batch, ...]`.
 
         Equals `num_batches` calls of `next`, in one copy.
+
+        Raises:
+          ValueError: if `num_batches` is no integer >= 1.
         """
+        _checks.positive_int("num_batches", num_batches)
         rows = self._next_rows(num_batches * self.batch_size)
         return self._gather(rows.reshape(num_batches, self.batch_size))
 
@@ -136,12 +142,11 @@ def _complete(data: base.ArrayBatch) -> base.ArrayBatch:
     if np.size(y) == 0:
         raise ValueError(f"data must have rows, got y of shape {np.shape(y)}.")
     index, weights = data.data_index, data.weights
-    return base.ArrayBatch(
-        x=data.x,
+    return dataclasses.replace(
+        data,
         y=y,
         data_index=np.arange(len(y))[:, None] if index is None else index,
         weights=np.ones([len(y), 1]) if weights is None else weights,
-        extra=data.extra,
     )
 
 
