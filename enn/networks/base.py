@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import chex
@@ -60,6 +61,9 @@ Output = chex.Array | OutputWithPrior
 ApplyArray = base.ApplyFn[chex.Array, Output]
 InitArray = base.InitFn[chex.Array]
 EnnArray = base.EpistemicNetwork[chex.Array, Output]
+
+PriorFn = Callable[[chex.Array, base.Index], chex.Array]
+"""A fixed function `(inputs, index) -> [batch, num_outputs]`."""
 
 
 @runtime_checkable

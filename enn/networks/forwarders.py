@@ -1,0 +1,50 @@
+"""Forward passes at many epistemic indices at once."""
+
+from typing import Any, Protocol, TypeVar
+
+import chex
+import haiku as hk
+import jax
+
+from enn import _checks, base
+from enn.networks.outputs import parse_net_output
+
+Input = TypeVar("Input", contravariant=True)
+
+
+class EnnBatchFwd(Protocol[Input]):
+    """Predictions of one network at a set of indices."""
+
+    def __call__(self, params: hk.Params, state: hk.State, inputs: Input) -> chex.Array:
+        """Returns predictions `[num_enn_samples, batch, num_outputs]`."""
+        ...
+
+
+def make_batch_fwd(
+    enn: base.EpistemicNetwork, num_enn_samples: int = 1000, seed: int = 66
+) -> EnnBatchFwd:
+    """Returns a compiled forward pass at `num_enn_samples` fixed indices.
+
+    The indices are drawn once, from `seed`: every call uses the same ones. The new
+    network state is discarded.
+
+    Args:
+      enn: the network to evaluate.
+      num_enn_samples: how many indices.
+      seed: seed of the indices.
+
+    Raises:
+      ValueError: if `num_enn_samples` is no integer >= 1.
+    """
+    _checks.positive_int("num_enn_samples", num_enn_samples)
+    keys = jax.random.split(jax.random.PRNGKey(seed), num_enn_samples)
+    indices = jax.vmap(enn.indexer)(keys)
+
+    @jax.jit
+    def batch_fwd(params: hk.Params, state: hk.State, inputs: Any) -> chex.Array:
+        def predict(index: base.Index) -> chex.Array:
+            return parse_net_output(enn.apply(params, state, inputs, index)[0])
+
+        return jax.vmap(predict)(indices)
+
+    return batch_fwd

@@ -1,0 +1,110 @@
+"""Running the members of an ensemble that an index selects.
+
+Members are stacked: every leaf of the parameters has a leading axis of
+`num_members`. A concrete index outside [0, num_members) raises ValueError. Inside
+`jax.jit`, where values are unknown, a negative index counts from the end and any
+other index out of range gives NaN.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+
+from enn import _checks, base
+
+Stacked = TypeVar("Stacked")
+
+
+def select_member(stacked: Stacked, index: base.Index, num_members: int) -> Stacked:
+    """Returns the entry `index` of every leaf of `stacked`."""
+    index = _check_index(index, num_members)
+
+    def select(leaf: chex.Array) -> chex.Array:
+        return jnp.take(leaf, index, axis=0, mode="fill")
+
+    return jax.tree.map(select, stacked)
+
+
+def apply_member(
+    fn: Callable[[Any, Any], Any],
+    stacked: Any,
+    inputs: Any,
+    index: base.Index,
+    num_members: int,
+) -> Any:
+    """Returns `fn(member, inputs)` for the member that `index` selects.
+
+    Under `jax.vmap` over at least as many indices as there are members, every member
+    runs once and the outputs are picked; otherwise only the selected members run.
+
+    Args:
+      fn: forward pass of one member.
+      stacked: parameters of all members.
+      inputs: inputs of the forward pass.
+      index: integer scalar in [0, num_members).
+      num_members: how many members are stacked.
+    """
+    index = _check_index(index, num_members)
+    if _num_indices(index, (stacked, inputs)) >= num_members > 1:
+        outputs = jax.vmap(fn, in_axes=(0, None))(stacked, inputs)
+        return select_member(outputs, index, num_members)
+    return fn(select_member(stacked, index, num_members), inputs)
+
+
+def apply_choice(
+    fns: tuple[Callable[[Any], chex.Array], ...], inputs: Any, index: base.Index
+) -> chex.Array:
+    """Returns `fns[index](inputs)`, evaluating each function at most once.
+
+    A single index evaluates one function; a batch of indices under `jax.vmap`
+    evaluates every function once and picks the outputs.
+    """
+    index = _check_index(index, len(fns))
+    if _num_indices(index, inputs) > 1:
+        outputs = jnp.stack([fn(inputs) for fn in fns])
+        return select_member(outputs, index, len(fns))
+    output = jax.lax.switch(index, fns, inputs)
+    valid = (index >= -len(fns)) & (index < len(fns))
+    return jnp.where(valid, output, jnp.nan)
+
+
+def _check_index(index: base.Index, num_members: int) -> chex.Array:
+    if jnp.ndim(index) != 0 or not jnp.issubdtype(jnp.result_type(index), jnp.integer):
+        raise ValueError(
+            "An ensemble takes an integer scalar as its index, got "
+            f"{jnp.result_type(index)} of shape {list(jnp.shape(index))}."
+        )
+    if _checks.is_concrete(index) and not 0 <= int(index) < num_members:
+        raise ValueError(f"index must be in [0, {num_members}), got {int(index)}.")
+    return jnp.asarray(index)
+
+
+def _num_indices(index: chex.Array, others: Any) -> int:
+    """Number of indices under `jax.vmap` at which the values of `others` are shared.
+
+    One without `jax.vmap`, and inside a `jax.jit` that is itself mapped: what it
+    returns is only ever used to choose between equal computations.
+    """
+    sizes = []
+
+    @custom_vmap
+    def probe(index: chex.Array, others: list[chex.Array]) -> chex.Array:
+        del others
+        return index
+
+    @probe.def_vmap
+    def _(
+        axis_size: int, in_batched: Any, index: chex.Array, others: list[chex.Array]
+    ) -> tuple[chex.Array, bool]:
+        index_batched, others_batched = in_batched
+        if index_batched and not any(others_batched):
+            sizes.append(axis_size)
+        return probe(index, others), index_batched
+
+    probe(index, [jax.lax.stop_gradient(x) for x in jax.tree.leaves(others)])
+    return math.prod(sizes)

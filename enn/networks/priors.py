@@ -1,0 +1,104 @@
+"""Prior functions, and networks that add one to what they learn."""
+
+from collections.abc import Callable, Sequence
+
+import chex
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from enn import _checks, base
+from enn.networks.additive_priors import (
+    WARN,
+    EnnNoStateWithAdditivePrior,
+    EnnWithAdditivePrior,
+    NetworkWithAdditivePrior,
+)
+from enn.networks.base import EnnArray, PriorFn
+from enn.networks.gp_priors import GpGamma, make_random_feat_gp
+from enn.networks.linear import ConcatLinear
+from enn.networks.outputs import parse_net_output
+
+__all__ = [
+    "WARN",
+    "EnnNoStateWithAdditivePrior",
+    "EnnWithAdditivePrior",
+    "GpGamma",
+    "NetworkWithAdditivePrior",
+    "PriorFn",
+    "convert_enn_to_prior_fn",
+    "get_random_mlp_with_index",
+    "make_null_prior",
+    "make_random_feat_gp",
+]
+
+
+def convert_enn_to_prior_fn(
+    enn: EnnArray, dummy_input: chex.Array, key: chex.PRNGKey
+) -> PriorFn:
+    """Returns `enn` at fixed random parameters as a prior function.
+
+    Args:
+      enn: the network.
+      dummy_input: array shaped like an input batch.
+      key: key of the parameters.
+    """
+    index_key, init_key, _ = jax.random.split(key, 3)
+    params, state = enn.init(init_key, dummy_input, enn.indexer(index_key))
+
+    def prior_fn(inputs: chex.Array, index: base.Index) -> chex.Array:
+        return parse_net_output(enn.apply(params, state, inputs, index)[0])
+
+    return prior_fn
+
+
+def make_null_prior(output_dim: int) -> Callable[[chex.Array], chex.Array]:
+    """Returns `[batch, ...] -> zeros [batch, output_dim]`, in float32."""
+    _checks.positive_int("output_dim", output_dim)
+
+    def null_prior(inputs: chex.Array) -> chex.Array:
+        return jnp.zeros((jnp.shape(inputs)[0], output_dim), jnp.float32)
+
+    return null_prior
+
+
+def get_random_mlp_with_index(
+    x_sample: chex.Array,
+    z_sample: chex.Array,
+    rng: chex.PRNGKey,
+    prior_output_sizes: Sequence[int] | None = None,
+    prior_weight_std: float = 3,
+    prior_bias_std: float = 0.1,
+) -> PriorFn:
+    """Returns a fixed random MLP of inputs and index, `[batch, num_outputs]`.
+
+    Numbers follow the original `enn`: `prior_weight_std` is the scale of the
+    weights' variance, which is prior_weight_std / fan_in.
+
+    Args:
+      x_sample: array shaped like an input batch `[batch, num_features]`.
+      z_sample: array shaped like an index, `[index_dim]`.
+      rng: key of the parameters.
+      prior_output_sizes: width of every layer, `[10, 10, 1]` by default.
+      prior_weight_std: scale of the weights.
+      prior_bias_std: standard deviation of the biases before truncation.
+    """
+    sizes = [10, 10, 1] if prior_output_sizes is None else list(prior_output_sizes)
+    inits = {
+        "w_init": hk.initializers.VarianceScaling(scale=prior_weight_std),
+        "b_init": hk.initializers.TruncatedNormal(stddev=prior_bias_std),
+    }
+
+    def forward(inputs: chex.Array, index: base.Index) -> chex.Array:
+        out = ConcatLinear(sizes[0], **inits)(inputs, index)
+        for size in sizes[1:]:
+            out = hk.Linear(size, **inits)(jax.nn.relu(out))
+        return out
+
+    transformed = hk.without_apply_rng(hk.transform(forward))
+    params = transformed.init(rng, x_sample, z_sample)
+
+    def prior_fn(inputs: chex.Array, index: base.Index) -> chex.Array:
+        return transformed.apply(params, inputs, index)
+
+    return prior_fn
