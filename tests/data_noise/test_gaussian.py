@@ -1,0 +1,165 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from enn import data_noise, datasets
+from enn.data_noise import bootstrapping, gaussian
+from enn.networks import indexers
+from tests import golden
+from tests.data_noise import stubs
+
+ENSEMBLE = indexers.EnsembleIndexer(10)
+GAUSSIAN = indexers.GaussianIndexer(3)
+SCALED = indexers.ScaledGaussianIndexer(3)
+UNIT = indexers.GaussianWithUnitIndexer(4)
+PRNG = indexers.PrngIndexer()
+ALL = [ENSEMBLE, GAUSSIAN, SCALED, UNIT, PRNG]
+
+
+def _noise(indexer, index=None, data_index=stubs.IDS, noise_std=0.5, **kwargs):
+    noise_fn = gaussian.make_noise_fn(stubs.network(indexer), noise_std, **kwargs)
+    if index is None:
+        index = indexer(jax.random.PRNGKey(7))
+    return noise_fn(data_index, index)
+
+
+def test_golden_targets():
+    batch = stubs.golden_batch(golden.normal(6, 1, seed=12))
+    cases = {
+        "ensemble": indexers.EnsembleIndexer(4),
+        "gauss": GAUSSIAN,
+        "scaled": SCALED,
+        "unit": UNIT,
+    }
+    tree = {}
+    for name, indexer in cases.items():
+        noise = data_noise.GaussianTargetNoise(stubs.network(indexer), 0.7, seed=2)
+        tree[name] = noise(batch, indexer(golden.keys(5))).y
+    golden.assert_matches("gaussian_target_noise", tree)
+
+
+@pytest.mark.parametrize(
+    ("indexer", "noise"),
+    [
+        (ENSEMBLE, [0.03604931, 0.13094968, 0.0841044, -0.37768337]),
+        (GAUSSIAN, [0.9335057, 0.37295443, 1.0011044, 0.5024438]),
+        (SCALED, [1.418055, 0.04791503, 0.88168067, 0.62268335]),
+        (UNIT, [1.418055, 0.04791503, 0.88168067, 0.62268335]),
+    ],
+)
+def test_specified_noise(indexer, noise):
+    np.testing.assert_allclose(_noise(indexer)[:, 0], noise, rtol=1e-5)
+
+
+def test_noise_of_a_prng_index_is_drawn_with_seed_plus_row_id():
+    """The original takes no PRNG index."""
+    key = jax.random.PRNGKey(7)
+    wanted = [
+        0.5 * jax.random.normal(jax.random.fold_in(key, row + 2)) for row in range(4)
+    ]
+    np.testing.assert_allclose(_noise(PRNG, key, seed=2)[:, 0], wanted, rtol=1e-6)
+
+
+@pytest.mark.strict
+@pytest.mark.parametrize("indexer", ALL)
+@pytest.mark.parametrize(
+    ("make_key", "independent_seeds"),
+    [(jax.random.key, True), (jax.random.PRNGKey, False)],
+)
+def test_works_compiled_over_many_indices(indexer, make_key, independent_seeds):
+    noise_fn = gaussian.make_noise_fn(stubs.network(indexer), 0.5, 3, independent_seeds)
+    zs = jax.vmap(indexer)(jax.random.split(make_key(0), 2))
+    many = jax.jit(jax.vmap(noise_fn, in_axes=(None, 0)))(stubs.IDS, zs)
+    assert many.shape == (2, 4, 1)
+    for index, noise in zip(zs, many, strict=True):
+        np.testing.assert_allclose(noise_fn(stubs.IDS, index), noise, rtol=1e-5)
+
+
+@pytest.mark.parametrize("indexer", ALL)
+def test_noise_has_the_standard_deviation(indexer):
+    noise_fn = gaussian.make_noise_fn(stubs.network(indexer), 0.5)
+    zs = jnp.arange(10) if indexer is ENSEMBLE else stubs.indices(indexer, 400)
+    noise = jax.vmap(noise_fn, in_axes=(None, 0))(jnp.arange(400)[:, None], zs)
+    assert abs(noise.std() - 0.5) < 0.03
+    assert abs(noise.mean()) < 0.03
+
+
+@pytest.mark.parametrize("indexer", ALL)
+def test_noise_goes_with_the_row_id(indexer):
+    forward, backward = _noise(indexer), _noise(indexer, data_index=stubs.IDS[::-1])
+    np.testing.assert_array_equal(forward, backward[::-1])
+
+
+def test_an_ensemble_takes_one_member_for_each_row():
+    members = jnp.array([4, 1, 1, 0])
+    noise = _noise(ENSEMBLE, members)
+    for row, member in enumerate(members):
+        np.testing.assert_array_equal(noise[row], _noise(ENSEMBLE, member)[row])
+
+
+@pytest.mark.parametrize("indexer", [ENSEMBLE, GAUSSIAN, PRNG])
+@pytest.mark.parametrize("independent_seeds", [False, True])
+def test_seeds_collide_unless_independent(indexer, independent_seeds):
+    ids = jnp.arange(1000)[:, None]
+    one, other = (
+        _noise(
+            indexer,
+            seed=seed,
+            data_index=ids - seed,
+            independent_seeds=independent_seeds,
+        )
+        for seed in (0, 1)
+    )
+    correlation = stubs.correlation(one, other)
+    assert abs(correlation - (not independent_seeds)) < 0.1
+
+
+@pytest.mark.parametrize("independent_seeds", [False, True])
+def test_noise_goes_with_bootstrap_weights_unless_independent(independent_seeds):
+    ids = jnp.arange(1000)[:, None]
+    noise = _noise(ENSEMBLE, data_index=ids, independent_seeds=independent_seeds)
+    boot_fn = bootstrapping.make_boot_fn(
+        stubs.network(ENSEMBLE), "uniform", independent_seeds=independent_seeds
+    )
+    weights = boot_fn(ids, ENSEMBLE(jax.random.PRNGKey(7)))
+    correlation = abs(stubs.correlation(noise, weights))
+    assert correlation < 0.1 if independent_seeds else correlation > 0.9
+
+
+def test_noise_is_added_and_the_rest_is_kept():
+    data = datasets.ArrayBatch(
+        x=jnp.ones([4, 2]),
+        y=10 * jnp.ones([4, 1]),
+        data_index=stubs.IDS,
+        weights=jnp.ones([4, 1]),
+    )
+    noise = data_noise.GaussianTargetNoise(stubs.network(ENSEMBLE), 0.5)
+    noisy = noise(data, jnp.array(3))
+    wanted = data.replace(y=10 + _noise(ENSEMBLE, jnp.array(3)))
+    chex.assert_trees_all_close(noisy, wanted)
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 2)])
+def test_targets_of_another_shape_are_errors(shape):
+    data = datasets.ArrayBatch(
+        x=jnp.ones([4, 2]), y=jnp.ones(shape), data_index=stubs.IDS
+    )
+    noise = data_noise.GaussianTargetNoise(stubs.network(ENSEMBLE), 0.5)
+    with pytest.raises(ValueError, match=r"y must have shape \[batch, 1\]"):
+        noise(data, jnp.array(3))
+
+
+def test_missing_row_ids_are_a_clear_error():
+    data = datasets.ArrayBatch(x=jnp.ones([4, 2]), y=jnp.ones([4, 1]))
+    noise = data_noise.GaussianTargetNoise(stubs.network(ENSEMBLE), 0.5)
+    with pytest.raises(ValueError, match="data_index is missing"):
+        noise(data, jnp.array(3))
+
+
+def test_other_indexers_are_errors():
+    with pytest.raises(ValueError, match="Dirichlet"):
+        gaussian.make_noise_fn(
+            stubs.network(indexers.DirichletIndexer(jnp.ones(2))), 0.5
+        )
