@@ -1,0 +1,174 @@
+import csv
+import logging
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from enn import loggers
+
+
+def _read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_serialize_sorts_titles_and_joins():
+    assert loggers.serialize({"b_c": 1, "a": 2.0}) == "A = 2.000 | B C = 1"
+    assert loggers.serialize({}) == ""
+
+
+@pytest.mark.strict
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1.23456789, "1.235"),
+        (np.float32(2.34567), "2.346"),
+        (np.int64(3), "3.000"),
+        (3, "3"),
+        (True, "True"),
+        (None, "None"),
+        ("train", "train"),
+        (float("nan"), "nan"),
+        (jnp.array(3), "3"),
+        (np.arange(2), "[0 1]"),
+        # The original prints these with all their digits.
+        (jnp.array(1.23456789), "1.235"),
+        (np.array(1.234567), "1.235"),
+        (jnp.array(1.5, jnp.bfloat16), "1.500"),
+    ],
+)
+def test_values_are_rounded_if_floating(value, text):
+    assert loggers.serialize({"x": value}) == f"X = {text}"
+
+
+def test_terminal_logger_prints_by_default(capsys):
+    """The default of the original is a logging level that is off."""
+    loggers.TerminalLogger("my_label").write({"big_value": jnp.array(0.5)})
+    loggers.TerminalLogger().write({"step": 1})
+    assert capsys.readouterr().out == "[My Label] Big Value = 0.500\nStep = 1\n"
+
+
+def test_default_logger_is_a_labelled_terminal_logger(capsys):
+    loggers.make_default_logger("experiment").write({"step": 1})
+    assert capsys.readouterr().out == "[Experiment] Step = 1\n"
+
+
+def test_terminal_logger_takes_other_sinks_and_texts(caplog):
+    logger = loggers.TerminalLogger(
+        print_fn=logging.info, serialize_fn=lambda values: str(len(values))
+    )
+    with caplog.at_level(logging.INFO):
+        logger.write({"a": 1, "b": 2})
+    assert caplog.messages == ["2"]
+
+
+def test_terminal_logger_prints_first_row_then_one_each_time_delta(monkeypatch):
+    """The original drops the first row, and follows changes of the wall clock."""
+    clock = types.SimpleNamespace(now=-100.0)
+    monkeypatch.setattr(loggers.time, "monotonic", lambda: clock.now)
+    lines = []
+    logger = loggers.TerminalLogger(print_fn=lines.append, time_delta=10.0)
+    for seconds in [0, 9, 11, 12, 20, 22]:
+        clock.now = -100.0 + seconds
+        logger.write({"t": seconds})
+    assert lines == ["T = 0", "T = 11", "T = 22"]
+
+
+def test_terminal_logger_prints_every_row_without_time_delta(monkeypatch):
+    monkeypatch.setattr(loggers.time, "monotonic", lambda: 5.0)
+    lines = []
+    logger = loggers.TerminalLogger(print_fn=lines.append)
+    for step in range(3):
+        logger.write({"step": step})
+    assert len(lines) == 3
+
+
+def test_terminal_logger_does_not_look_at_dropped_rows():
+    def serialize(values):
+        assert "first" in values
+        return ""
+
+    logger = loggers.TerminalLogger(
+        print_fn=len, serialize_fn=serialize, time_delta=1e9
+    )
+    logger.write({"first": 1})
+    logger.write({"second": 2})
+
+
+def test_memory_logger_keeps_plain_scalars():
+    logger = loggers.MemoryLogger()
+    row = {"loss": jnp.array(0.5), "step": 3, "z": np.array(1), "p": jnp.ones(2)}
+    logger.write(row)
+    row["step"] = 4
+    logger.write(row)
+    assert [kept["step"] for kept in logger.rows] == [3, 4]
+    kept = logger.rows[0]
+    assert kept["loss"] == np.float32(0.5)
+    assert [type(kept[name]) for name in row] == [
+        np.float32,
+        int,
+        np.int64,
+        np.ndarray,
+    ]
+
+
+def test_csv_logger_takes_its_header_from_the_first_row(tmp_path):
+    path = tmp_path / "new" / "log.csv"
+    logger = loggers.CsvLogger(path)
+    logger.write({"step": 1, "loss": jnp.array(0.1), "dataset": "train, all"})
+    logger.write({"loss": 0.25, "step": np.int64(2)})
+    logger.write({"step": 3, "loss": float("nan"), "dataset": jnp.arange(2)})
+    assert path.read_text() == (
+        'step,loss,dataset\n1,0.1,"train, all"\n2,0.25,\n3,nan,"[0, 1]"\n'
+    )
+
+
+def test_csv_logger_keeps_new_columns_and_earlier_rows(tmp_path):
+    path = tmp_path / "log.csv"
+    logger = loggers.CsvLogger(path)
+    logger.write({"step": 1, "loss": 0.5})
+    logger.write({"step": 2, "accuracy": 0.75})
+    logger.write({"step": 3, "loss": 0.25})
+    assert _read(path) == [
+        {"step": "1", "loss": "0.5", "accuracy": ""},
+        {"step": "2", "loss": "", "accuracy": "0.75"},
+        {"step": "3", "loss": "0.25", "accuracy": ""},
+    ]
+    assert [file.name for file in tmp_path.iterdir()] == ["log.csv"]
+
+
+def test_csv_logger_continues_a_file(tmp_path):
+    path = tmp_path / "log.csv"
+    loggers.CsvLogger(path).write({"step": 1, "loss": 0.5})
+    loggers.CsvLogger(str(path)).write({"loss": 0.25, "step": 2, "lr": 0.1})
+    assert _read(path) == [
+        {"step": "1", "loss": "0.5", "lr": ""},
+        {"step": "2", "loss": "0.25", "lr": "0.1"},
+    ]
+
+
+def test_csv_logger_continues_after_a_row_cut_short(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("step,loss\n1,0.5\n2,")
+    loggers.CsvLogger(path).write({"step": 3, "loss": 0.25})
+    assert [row["step"] for row in _read(path)] == ["1", "2", "3"]
+
+
+def test_csv_logger_starts_an_empty_file(tmp_path):
+    path = tmp_path / "log.csv"
+    path.touch()
+    loggers.CsvLogger(path).write({"step": 3})
+    assert path.read_text() == "step\n3\n"
+
+
+def test_loggers_satisfy_the_protocol_and_take_keys(tmp_path):
+    for logger in (
+        loggers.TerminalLogger(),
+        loggers.MemoryLogger(),
+        loggers.CsvLogger(tmp_path / "log.csv"),
+    ):
+        assert isinstance(logger, loggers.Logger)
+        logger.write({"key": jax.random.key(0), "loss": jnp.array(1.0)})
