@@ -1,0 +1,274 @@
+"""Losses of a network on a batch at one epistemic index.
+
+Each is called as `loss(apply, params, state, batch, index)`, runs the network once
+and returns `(loss, (new_state, metrics))`; `average_single_index_loss` makes of it a
+loss for training. Shape checks raise ValueError.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from enn import _checks, base
+from enn.data_noise.bootstrapping import BootstrapFn, null_bootstrap
+from enn.datasets.base import ArrayBatch
+from enn.losses.cross_entropy import label_cross_entropy
+from enn.losses.no_state import wrap_single_loss_as_single_loss_no_state
+from enn.losses.protocols import SingleLossFnArray
+from enn.losses.vae_losses import LogLikelihoodFn as LatentLogLikelihoodFn
+from enn.losses.weighting import weighted_mean
+from enn.networks.base import ApplyArray, Output, OutputWithPrior
+from enn.networks.outputs import parse_net_output
+
+__all__ = [
+    "AccuracyErrorLoss",
+    "ElboLoss",
+    "L2Loss",
+    "L2LossWithBootstrap",
+    "LatentKlFn",
+    "LogLikelihoodFn",
+    "ModelPriorKlFn",
+    "VaeLoss",
+    "XentLoss",
+    "wrap_single_loss_as_single_loss_no_state",
+    "xent_loss_with_custom_labels",
+]
+
+LogLikelihoodFn = Callable[[Output, ArrayBatch], jax.Array]
+"""`(out, batch) -> scalar`: the mean log-likelihood of a row."""
+
+ModelPriorKlFn = Callable[[Output, hk.Params, base.Index], jax.Array]
+"""`(out, params, index) -> scalar`: KL divergence to the prior of the model."""
+
+LatentKlFn = Callable[[OutputWithPrior], jax.Array]
+"""`out -> scalar`: KL divergence of the latents to their prior."""
+
+
+@dataclasses.dataclass(frozen=True)
+class L2Loss:
+    """Weighted squared error of a network with one output, Σᵦ wᵦ (f(xᵦ) - yᵦ)² / B.
+
+    The network output and `batch.y` are `[batch, 1]`, and so are `batch.weights`
+    unless None, which stands for ones.
+    """
+
+    def __call__(
+        self,
+        apply: ApplyArray,
+        params: hk.Params,
+        state: hk.State,
+        batch: ArrayBatch,
+        index: base.Index,
+    ) -> base.LossOutput:
+        _checks.shape("batch.y", batch.y, (None, 1), "[batch, 1]")
+        out, state = apply(params, state, batch.x, index)
+        preds = parse_net_output(out)
+        shape = np.shape(batch.y)
+        _checks.shape("network output", preds, shape, f"[batch, 1] = {list(shape)}")
+        return weighted_mean(jnp.square(preds - batch.y), batch), (state, {})
+
+
+@dataclasses.dataclass(frozen=True)
+class L2LossWithBootstrap:
+    """`L2Loss` whose weights are redrawn for each index.
+
+    `L2LossWithBootstrap(make_boot_fn(enn, "exponential"))` is
+    `add_data_noise(L2Loss(), BootstrapNoise(enn, "exponential"))`.
+
+    Attributes:
+      bootstrap_fn: `(batch.data_index, index) -> weights`, which replace those of
+        the batch. As left out, all weights are one: nothing is bootstrapped.
+    """
+
+    bootstrap_fn: BootstrapFn = null_bootstrap
+
+    def __call__(
+        self,
+        apply: ApplyArray,
+        params: hk.Params,
+        state: hk.State,
+        batch: ArrayBatch,
+        index: base.Index,
+    ) -> base.LossOutput:
+        weights = self.bootstrap_fn(batch.data_index, index)
+        batch = dataclasses.replace(batch, weights=weights)
+        return L2Loss()(apply, params, state, batch, index)
+
+
+@dataclasses.dataclass(frozen=True)
+class XentLoss:
+    """Weighted cross-entropy, -Σᵦ wᵦ log softmax(f(xᵦ))[yᵦ] / B.
+
+    The network output is `[batch, num_classes]`, `batch.y` and `batch.weights` are
+    `[batch, 1]`; weights of None stand for ones. Labels may be integral floats. A label
+    outside [0, num_classes) raises ValueError where its value is known; inside
+    `jax.jit` it is not, and the row contributes 0. Metrics: `loss`.
+
+    Attributes:
+      num_classes: number of classes, at least 2.
+    """
+
+    num_classes: int
+
+    def __post_init__(self) -> None:
+        if _checks.positive_int("num_classes", self.num_classes) == 1:
+            raise ValueError("num_classes must be at least 2, got 1.")
+
+    def __call__(
+        self,
+        apply: ApplyArray,
+        params: hk.Params,
+        state: hk.State,
+        batch: ArrayBatch,
+        index: base.Index,
+    ) -> base.LossOutput:
+        out, state = apply(params, state, batch.x, index)
+        logits = parse_net_output(out)
+        row_losses = label_cross_entropy(logits, batch.y, self.num_classes)
+        loss = weighted_mean(row_losses, batch)
+        return loss, (state, {"loss": loss})
+
+
+def xent_loss_with_custom_labels(
+    labeller: Callable[[chex.Array], chex.Array],
+) -> SingleLossFnArray:
+    """Returns the cross-entropy with labels that may be soft.
+
+    Weights and metrics are those of `XentLoss`.
+
+    Args:
+      labeller: maps `batch.y[:, 0]`, `[batch]`, to the probability of each class,
+        `[batch, num_classes]`, such as smoothed one-hot labels.
+    """
+
+    def single_loss(
+        apply: ApplyArray,
+        params: hk.Params,
+        state: hk.State,
+        batch: ArrayBatch,
+        index: base.Index,
+    ) -> base.LossOutput:
+        _checks.shape("batch.y", batch.y, (None, 1), "[batch, 1]")
+        out, state = apply(params, state, batch.x, index)
+        logits = parse_net_output(out)
+        labels = labeller(batch.y[:, 0])
+        shape = np.shape(labels)
+        _checks.shape("logits", logits, shape, f"of the labels, {list(shape)}")
+        row_losses = optax.softmax_cross_entropy(logits, labels)[:, None]
+        loss = weighted_mean(row_losses, batch)
+        return loss, (state, {"loss": loss})
+
+    return single_loss
+
+
+@dataclasses.dataclass(frozen=True)
+class AccuracyErrorLoss:
+    """Fraction of rows whose most probable class is wrong; metrics: `accuracy`.
+
+    For evaluation beside a loss that trains: its gradient is zero. Numbers follow the
+    original `enn`: every row counts alike, whatever `batch.weights`.
+
+    Attributes:
+      num_classes: number of classes that labels and logits are checked against.
+    """
+
+    num_classes: int
+
+    def __call__(
+        self,
+        apply: ApplyArray,
+        params: hk.Params,
+        state: hk.State,
+        batch: ArrayBatch,
+        index: base.Index,
+    ) -> base.LossOutput:
+        _checks.shape("batch.y", batch.y, (None, 1), "[batch, 1]")
+        _checks.class_labels(batch.y, self.num_classes)
+        out, state = apply(params, state, batch.x, index)
+        logits = parse_net_output(out)
+        shape = (len(batch.y), self.num_classes)
+        _checks.shape("logits", logits, shape, f"[batch, num_classes] = {list(shape)}")
+        accuracy = jnp.mean(jnp.argmax(logits, axis=1) == batch.y[:, 0])
+        return 1 - accuracy, (state, {"accuracy": accuracy})
+
+
+@dataclasses.dataclass(frozen=True)
+class ElboLoss:
+    """Negative evidence lower bound, KL(q_θ ‖ prior) - log-likelihood.
+
+    Attributes:
+      log_likelihood_fn: `(out, batch) -> scalar`.
+      model_prior_kl_fn: `(out, params, index) -> scalar`.
+      temperature: if it and `input_dim` are given, and not zero, the divergence is
+        multiplied by √temperature · input_dim.
+      input_dim: dimension of the inputs, see `temperature`.
+
+    Raises:
+      ValueError: for a negative temperature; by the loss, if the two functions do
+        not return arrays of equal shape.
+    """
+
+    log_likelihood_fn: LogLikelihoodFn
+    model_prior_kl_fn: ModelPriorKlFn
+    temperature: float | None = None
+    input_dim: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.temperature is not None and self.temperature < 0:
+            raise ValueError(f"temperature must be >= 0, got {self.temperature}.")
+
+    def __call__(
+        self,
+        apply: ApplyArray,
+        params: hk.Params,
+        state: hk.State,
+        batch: ArrayBatch,
+        index: base.Index,
+    ) -> base.LossOutput:
+        out, state = apply(params, state, batch.x, index)
+        log_likelihood = self.log_likelihood_fn(out, batch)
+        kl = self.model_prior_kl_fn(out, params, index)
+        shapes = [getattr(value, "shape", None) for value in (log_likelihood, kl)]
+        if shapes[0] is None or shapes[0] != shapes[1]:
+            raise ValueError(
+                "log_likelihood_fn and model_prior_kl_fn must return arrays of one "
+                f"shape, got shapes {shapes[0]} and {shapes[1]}."
+            )
+        if self.temperature and self.input_dim:
+            kl = jnp.sqrt(self.temperature) * self.input_dim * kl
+        return kl - log_likelihood, (state, {})
+
+
+@dataclasses.dataclass(frozen=True)
+class VaeLoss:
+    """Negative evidence lower bound of a variational autoencoder.
+
+    KL(q(latent | x) ‖ prior) - log p(x | latent) (Kingma & Welling, 2014,
+    https://arxiv.org/abs/1312.6114, equation 3); parts: `enn.losses.vae_losses`.
+
+    Attributes:
+      log_likelihood_fn: `(out, batch) -> scalar`.
+      latent_kl_fn: `out -> scalar`.
+    """
+
+    log_likelihood_fn: LatentLogLikelihoodFn
+    latent_kl_fn: LatentKlFn
+
+    def __call__(
+        self,
+        apply: base.ApplyFn[chex.Array, OutputWithPrior],
+        params: hk.Params,
+        state: hk.State,
+        batch: Any,
+        index: base.Index,
+    ) -> base.LossOutput:
+        out, state = apply(params, state, batch.x, index)
+        loss = self.latent_kl_fn(out) - self.log_likelihood_fn(out, batch)
+        return loss, (state, {})

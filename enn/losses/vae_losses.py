@@ -1,0 +1,102 @@
+"""Parts of the loss of a variational autoencoder.
+
+Kingma & Welling, 2014, https://arxiv.org/abs/1312.6114, appendices B and C. All
+inputs are `[batch, dim]`, of equal shape; all results are scalars, in nats, summed
+over the dimensions and averaged over the batch.
+"""
+
+import math
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from enn import _checks
+from enn.datasets.base import ArrayBatch
+from enn.losses.extra_outputs import extra_output
+from enn.networks.base import OutputWithPrior
+
+LogLikelihoodFn = Callable[[OutputWithPrior, ArrayBatch], jax.Array]
+"""`(net_out, batch) -> scalar`."""
+
+
+def binary_log_likelihood(x: chex.Array, output: chex.Array) -> jax.Array:
+    """Returns log p(x) for Bernoulli variables, Σᵢ xᵢ oᵢ - log(1 + exp(oᵢ)).
+
+    Args:
+      x: data in [0, 1], `[batch, dim]`.
+      output: logits o of the decoder, `[batch, dim]`.
+    """
+    x, output = _matrices(x=x, output=output)
+    return jnp.mean(jnp.sum(x * output - jax.nn.softplus(output), axis=1))
+
+
+def gaussian_log_likelihood(
+    x: chex.Array, mean: chex.Array, log_var: chex.Array
+) -> jax.Array:
+    """Returns log p(x) for independent normal variables.
+
+    Args:
+      x: data, `[batch, dim]`.
+      mean: their means, `[batch, dim]`.
+      log_var: logarithms of their variances, `[batch, dim]`.
+    """
+    x, mean, log_var = _matrices(x=x, mean=mean, log_var=log_var)
+    squares = jnp.square(x - mean) * jnp.exp(-log_var)
+    log_densities = -0.5 * (math.log(2 * math.pi) + log_var + squares)
+    return jnp.mean(jnp.sum(log_densities, axis=1))
+
+
+def latent_kl_divergence(mean: chex.Array, log_var: chex.Array) -> jax.Array:
+    """Returns KL(N(mean, exp(log_var)) ‖ N(0, I)).
+
+    Equation: -½ Σᵢ 1 + log σᵢ² - μᵢ² - σᵢ².
+
+    Args:
+      mean: means μ of the latents, `[batch, dim]`.
+      log_var: logarithms of their variances σ², `[batch, dim]`.
+    """
+    mean, log_var = _matrices(mean=mean, log_var=log_var)
+    terms = 1 + log_var - jnp.square(mean) - jnp.exp(log_var)
+    return jnp.mean(-0.5 * jnp.sum(terms, axis=1))
+
+
+def latent_kl_fn(net_out: OutputWithPrior) -> jax.Array:
+    """Returns `latent_kl_divergence` of `latent_mean` and `latent_log_var`.
+
+    Raises:
+      ValueError: if either is missing from `net_out.extra`.
+    """
+    return latent_kl_divergence(
+        extra_output(net_out, "latent_mean"), extra_output(net_out, "latent_log_var")
+    )
+
+
+def get_log_likelihood_fn(bernoulli_decoder: bool) -> LogLikelihoodFn:
+    """Returns the log-likelihood of `batch.x` under the output of a decoder.
+
+    The decoder's `extra` holds `out_mean` (logits, if Bernoulli) and `out_log_var`;
+    a missing one raises ValueError.
+
+    Args:
+      bernoulli_decoder: whether data are Bernoulli rather than normal variables.
+    """
+
+    def log_likelihood_fn(net_out: OutputWithPrior, batch: ArrayBatch) -> jax.Array:
+        mean = extra_output(net_out, "out_mean")
+        log_var = extra_output(net_out, "out_log_var")
+        if bernoulli_decoder:
+            return binary_log_likelihood(batch.x, mean)
+        return gaussian_log_likelihood(batch.x, mean, log_var)
+
+    return log_likelihood_fn
+
+
+def _matrices(**arrays: chex.Array) -> list[jax.Array]:
+    shape = np.shape(next(iter(arrays.values())))
+    for name, array in arrays.items():
+        _checks.shape(name, array, (None, None), "[batch, dim]")
+        _checks.shape(name, array, shape, f"{list(shape)} of the first argument")
+    return [jnp.asarray(array) for array in arrays.values()]

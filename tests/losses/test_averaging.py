@@ -1,0 +1,188 @@
+import functools
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from enn import losses, networks
+from enn.losses import averaging
+from tests import golden
+from tests.losses import cases
+
+
+def _output_loss(apply, params, state, batch, index):
+    out, state = apply(params, state, batch.x, index)
+    return jnp.sum(out), (state, {"square": jnp.sum(out) ** 2, "constant": 3})
+
+
+@pytest.mark.strict
+def test_golden_l2():
+    loss_fn = losses.average_single_index_loss(losses.L2Loss(), 5)
+    batch = cases.golden_batch("regression")
+    golden.assert_matches(
+        "loss_l2", cases.evaluate(loss_fn, cases.golden_ensemble(1), batch)
+    )
+
+
+@pytest.mark.parametrize("make_key", [jax.random.PRNGKey, jax.random.key])
+def test_averages_loss_and_metrics_over_indices_folded_in_by_position(make_key):
+    enn, key = cases.index_network(10), make_key(0)
+    loss_fn = losses.average_single_index_loss(_output_loss, 4)
+    loss, (state, metrics) = loss_fn(enn, {}, {}, cases.batch_of([[0.0]]), key)
+    indices = [int(enn.indexer(jax.random.fold_in(key, s))) for s in range(4)]
+    assert loss == 4.75  # stated in the specification of the original
+    assert loss == np.mean(indices)
+    assert metrics["square"] == np.mean(np.square(indices))
+    assert metrics["constant"] == 3
+    assert jnp.issubdtype(metrics["constant"].dtype, jnp.floating)
+    assert state == {}
+
+
+def test_forward_pass_that_ignores_the_index_runs_once():
+    def apply(params, state, inputs, index):
+        return inputs @ params + index, state
+
+    enn = networks.EnnArray(apply, None, networks.EnsembleIndexer(3))
+    batch = cases.batch_of(np.zeros([16, 1])).replace(x=jnp.ones([16, 1000]))
+
+    def flops(num_index_samples):
+        loss_fn = losses.average_single_index_loss(losses.L2Loss(), num_index_samples)
+        run = jax.jit(lambda p: loss_fn(enn, p, {}, batch, golden.keys(0))[0])
+        return run.lower(jnp.ones([1000, 1])).compile().cost_analysis()["flops"]
+
+    assert flops(20) < 2 * flops(1)
+
+
+def _first_state(loss_fn, enn):
+    batch = cases.batch_of(np.zeros([3, 1])).replace(x=np.full([3, 2], 8.0))
+    params, state = enn.init(golden.keys(0), batch.x, 0)
+    return loss_fn(enn, params, state, batch, golden.keys(3))[1][0]["net"]
+
+
+def test_mean_of_states_dilutes_members_and_counts_in_whole_numbers():
+    enn = cases.counting_network(4)
+    state = _first_state(losses.average_single_index_loss(_output_loss, 5), enn)
+    members = jax.vmap(enn.indexer)(
+        jax.vmap(functools.partial(jax.random.fold_in, golden.keys(3)))(jnp.arange(5))
+    )
+    hits = np.bincount(members, minlength=4)
+    assert 0 in hits
+    np.testing.assert_allclose(state["average"], 4.0 * hits / 5)
+    np.testing.assert_array_equal(state["count"], np.minimum(hits, 1))
+
+
+@pytest.mark.strict
+def test_updates_of_states_move_each_member_at_full_rate():
+    enn = cases.counting_network(4)
+    loss_fn = losses.average_single_index_loss(_output_loss, 5, state_merge="updates")
+    hit = np.asarray(
+        _first_state(losses.average_single_index_loss(_output_loss, 5), enn)["count"]
+    )
+    state = _first_state(loss_fn, enn)
+    np.testing.assert_array_equal(state["average"], 4.0 * hit)
+    np.testing.assert_array_equal(state["count"], hit)
+
+
+@pytest.mark.parametrize("state_merge", ["mean", "updates"])
+@pytest.mark.parametrize("dtype", ["int32", "uint8", "bool", "bfloat16", "float32"])
+def test_state_keeps_its_dtype(dtype, state_merge):
+    # Counters that became float32 after the first step compiled the step twice.
+    def single_loss(apply, params, state, batch, index):
+        return jnp.float32(index), ({"m": {"s": state["m"]["s"] + (index > 2)}}, {})
+
+    loss_fn = losses.average_single_index_loss(single_loss, 3, state_merge)
+
+    @jax.jit
+    def step(state):
+        return loss_fn(cases.index_network(), {}, state, None, golden.keys(0))[1][0]
+
+    state = {"m": {"s": jnp.zeros([2], dtype)}}
+    for _ in range(3):
+        state = step(state)
+    assert state["m"]["s"].dtype == dtype
+    assert step._cache_size() == 1
+
+
+_STATES = hnp.arrays(np.float32, (4, 5), elements=st.integers(-3, 3).map(float))
+
+
+@pytest.mark.parametrize("dtype", ["int32", "float32"])
+@hypothesis.given(states=_STATES)
+@hypothesis.settings(deadline=None, max_examples=30)
+def test_merged_updates_equal_the_entrywise_loop(dtype, states):
+    before, after = states.astype(dtype)[0], states.astype(dtype)[1:]
+    merged = averaging._merge(jnp.asarray(before), jnp.asarray(after), "updates")
+    for i, entry in enumerate(before):
+        changes = [value for value in after[:, i] if value != entry]
+        if not changes:
+            wanted = entry
+        elif dtype == "int32":
+            wanted = changes[0]
+        else:
+            wanted = entry + np.mean([value - entry for value in changes])
+        np.testing.assert_allclose(merged[i], wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_unchanged_state_stays_bit_identical_under_updates():
+    before = jax.random.normal(golden.keys(0), [7])
+    after = jnp.broadcast_to(before, [10, 7])
+    np.testing.assert_array_equal(averaging._merge(before, after, "updates"), before)
+
+
+def test_state_that_changes_shape_is_named():
+    def single_loss(apply, params, state, batch, index):
+        return jnp.float32(index), ({"bn": {"mean": jnp.zeros([3])}}, {})
+
+    loss_fn = losses.average_single_index_loss(single_loss, 2)
+    state = {"bn": {"mean": jnp.zeros([2])}}
+    with pytest.raises(ValueError, match=r"\['bn'\]\['mean'\].*\[2\], got \[3\]"):
+        loss_fn(cases.index_network(), {}, state, None, golden.keys(0))
+
+
+def test_empty_new_state_is_passed_on():
+    def single_loss(apply, params, state, batch, index):
+        return jnp.float32(index), ({}, {})
+
+    loss_fn = losses.average_single_index_loss(single_loss, 2)
+    state = {"bn": {"mean": jnp.zeros([2])}}
+    new_state = loss_fn(cases.index_network(), {}, state, None, golden.keys(0))[1][0]
+    assert new_state == {}
+
+
+@pytest.mark.parametrize("num_index_samples", [0, -1, 1.5, True, None])
+def test_number_of_indices_is_checked_at_construction(num_index_samples):
+    with pytest.raises(ValueError, match="num_index_samples must be an integer >= 1"):
+        losses.average_single_index_loss(_output_loss, num_index_samples)
+
+
+def test_unknown_state_merge_is_rejected():
+    with pytest.raises(ValueError, match="must be one of 'mean', 'updates'"):
+        losses.average_single_index_loss(_output_loss, 1, "max")
+
+
+@pytest.mark.parametrize("noise", [False, True])
+def test_wrong_label_is_reported_while_tracing_with_a_closed_over_batch(noise):
+    single = losses.XentLoss(3)
+    if noise:
+        single = losses.add_data_noise(
+            single, lambda batch, index: batch.replace(weights=index * np.ones([2, 1]))
+        )
+    loss_fn = losses.average_single_index_loss(single, 2)
+    enn = cases.golden_ensemble(3)
+    params, state = enn.init(golden.keys(0), golden.X5, 0)
+
+    def trace(y):
+        batch = cases.batch_of(y).replace(x=golden.X5[:2])
+        jax.eval_shape(
+            lambda p, s, k: loss_fn(enn, p, s, batch, k), params, state, golden.keys(1)
+        )
+
+    trace([[0], [2]])
+    with pytest.raises(ValueError, match=r"in \[0, 3\), got 7 in row 1"):
+        trace([[0], [7]])
+    with pytest.raises(ValueError, match=r"batch.y must have shape \[batch, 1\]"):
+        trace([0, 1])
