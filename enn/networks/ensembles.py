@@ -141,8 +141,8 @@ class MLPEnsembleMatchedPrior(EnnArray):
         def apply(
             params: hk.Params, state: hk.State, inputs: chex.Array, index: base.Index
         ) -> tuple[Output, hk.State]:
-            out, state = ensemble.apply(params, state, inputs, index)
             prior = prior_scale * priors(inputs, index)
+            out, state = ensemble.apply(params, state, inputs, index)
             return parse_to_output_with_prior(out)._replace(prior=prior), state
 
         super().__init__(apply, ensemble.init, ensemble.indexer)

@@ -42,9 +42,25 @@ def make_batch_fwd(
 
     @jax.jit
     def batch_fwd(params: hk.Params, state: hk.State, inputs: Any) -> chex.Array:
-        def predict(index: base.Index) -> chex.Array:
-            return parse_net_output(enn.apply(params, state, inputs, index)[0])
-
-        return jax.vmap(predict)(indices)
+        return predict_at_indices(enn, params, state, inputs, indices)
 
     return batch_fwd
+
+
+def predict_at_indices(
+    enn: base.EpistemicNetwork,
+    params: hk.Params,
+    state: hk.State,
+    inputs: Any,
+    indices: base.Index,
+) -> chex.Array:
+    """Returns the predictions at stacked indices, `[num_indices, batch, ...]`.
+
+    What does not depend on the index is computed once. The new network state is
+    discarded.
+    """
+
+    def predict(index: base.Index) -> chex.Array:
+        return parse_net_output(enn.apply(params, state, inputs, index)[0])
+
+    return jax.vmap(predict)(indices)

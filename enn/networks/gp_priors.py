@@ -62,11 +62,12 @@ def make_random_feat_gp(
 
 
 def _draw_gamma(gamma: GpGamma, key: chex.PRNGKey, num_feat: int) -> chex.Array:
-    if jnp.shape(gamma) == ():
-        return jnp.full((1, 1, 1), gamma, float)
-    if jnp.shape(gamma) != (2,):
+    gammas = jnp.asarray(gamma, float)
+    if gammas.ndim == 0:
+        return jnp.reshape(gammas, (1, 1, 1))
+    if gammas.shape != (2,):
         raise ValueError(f"gamma must be a number or a pair of numbers, got {gamma!r}.")
-    low, high = gamma
+    low, high = gammas
     return low + (high - low) * jax.random.uniform(key, [1, num_feat, 1])
 
 

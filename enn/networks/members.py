@@ -1,9 +1,9 @@
 """Running the members of an ensemble that an index selects.
 
-Members are stacked: every leaf of the parameters has a leading axis of
-`num_members`. A concrete index outside [0, num_members) raises ValueError. Inside
-`jax.jit`, where values are unknown, a negative index counts from the end and any
-other index out of range gives NaN.
+Members are stacked: every leaf of the parameters has an axis of `num_members`, the
+first one unless `axis` says otherwise. A concrete index outside [0, num_members)
+raises ValueError. Inside `jax.jit`, where values are unknown, a negative index counts
+from the end and any other index out of range gives NaN.
 """
 
 import math
@@ -20,12 +20,14 @@ from enn import _checks, base
 Stacked = TypeVar("Stacked")
 
 
-def select_member(stacked: Stacked, index: base.Index, num_members: int) -> Stacked:
-    """Returns the entry `index` of every leaf of `stacked`."""
+def select_member(
+    stacked: Stacked, index: base.Index, num_members: int, axis: int = 0
+) -> Stacked:
+    """Returns the entry `index` of every leaf of `stacked`, along `axis`."""
     index = _check_index(index, num_members)
 
     def select(leaf: chex.Array) -> chex.Array:
-        return jnp.take(leaf, index, axis=0, mode="fill")
+        return jnp.take(leaf, index, axis=axis, mode="fill")
 
     return jax.tree.map(select, stacked)
 
@@ -36,6 +38,7 @@ def apply_member(
     inputs: Any,
     index: base.Index,
     num_members: int,
+    axis: int = 0,
 ) -> Any:
     """Returns `fn(member, inputs)` for the member that `index` selects.
 
@@ -48,12 +51,13 @@ def apply_member(
       inputs: inputs of the forward pass.
       index: integer scalar in [0, num_members).
       num_members: how many members are stacked.
+      axis: axis of the members in every leaf of `stacked`.
     """
     index = _check_index(index, num_members)
     if _num_indices(index, (stacked, inputs)) >= num_members > 1:
-        outputs = jax.vmap(fn, in_axes=(0, None))(stacked, inputs)
+        outputs = jax.vmap(fn, in_axes=(axis, None))(stacked, inputs)
         return select_member(outputs, index, num_members)
-    return fn(select_member(stacked, index, num_members), inputs)
+    return fn(select_member(stacked, index, num_members, axis), inputs)
 
 
 def apply_choice(

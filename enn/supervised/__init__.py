@@ -1,0 +1,20 @@
+"""Experiments: training a network and evaluating it."""
+
+from enn.supervised.base import BaseExperiment
+from enn.supervised.multiloss_experiment import (
+    MultilossExperiment,
+    MultilossTrainer,
+    TrainingState,
+)
+from enn.supervised.sgd_experiment import Experiment
+from enn.supervised.testing import TestExperiment, make_test_experiment
+
+__all__ = [
+    "BaseExperiment",
+    "Experiment",
+    "MultilossExperiment",
+    "MultilossTrainer",
+    "TestExperiment",
+    "TrainingState",
+    "make_test_experiment",
+]

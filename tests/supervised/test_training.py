@@ -1,0 +1,320 @@
+"""The fused loop against the same training written one step at a time."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from enn import losses, metrics, networks, supervised, utils
+from enn.datasets import ArrayBatch
+from enn.loggers import MemoryLogger
+from enn.supervised import chunks
+
+NUM_STEPS = 50
+
+
+def make_enn() -> Any:
+    return networks.MLPEnsembleMatchedPrior([4, 2], num_ensemble=3)
+
+
+def make_data(num_data: int = 12, seed: int = 0) -> ArrayBatch:
+    rng = np.random.default_rng(seed)
+    return ArrayBatch(
+        x=rng.normal(size=(num_data, 3)), y=rng.integers(0, 2, (num_data, 1))
+    )
+
+
+LOSS = losses.average_single_index_loss(losses.XentLoss(2), 2)
+
+
+class Counted:
+    """An iterator that counts what is pulled from it."""
+
+    def __init__(self, batches: Iterator[Any]):
+        self.batches, self.count = batches, 0
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        batch = next(self.batches)
+        self.count += 1
+        return batch
+
+
+def one_step_at_a_time(
+    enn: Any,
+    batches: Iterator[ArrayBatch],
+    num_steps: int,
+    train_log_freq: int | None = 1,
+    eval_dataset: Iterator[ArrayBatch] | None = None,
+    eval_log_freq: int | None = 1,
+    loss_fn: Any = LOSS,
+) -> tuple[Any, list[dict[str, Any]]]:
+    """The specification of training, as plainly as it can be written."""
+    optimizer = optax.adam(1e-2)
+    rng = hk.PRNGSequence(0)
+    init_x = next(batches).x
+    index = enn.indexer(next(rng))
+    params, state = enn.init(next(rng), init_x, index)
+    opt_state = optimizer.init(params)
+    rows: list[dict[str, Any]] = []
+
+    @jax.jit
+    def update(params: Any, state: Any, opt_state: Any, batch: Any, key: Any) -> Any:
+        (loss, (state, _)), grads = jax.value_and_grad(
+            lambda p: loss_fn(enn, p, state, batch, key), has_aux=True
+        )(params)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), state, opt_state, loss
+
+    @jax.jit
+    def forward(params: Any, state: Any, x: Any, key: Any) -> Any:
+        indices = [enn.indexer(k) for k in jax.random.split(key, 4)]
+        outs = [enn.apply(params, state, x, z)[0] for z in indices]
+        return jnp.stack([networks.parse_net_output(out) for out in outs])
+
+    for step in range(1, num_steps + 1):
+        batch = next(batches)
+        params, state, opt_state, loss = update(
+            params, state, opt_state, batch, next(rng)
+        )
+        if train_log_freq and step % train_log_freq == 0:
+            rows.append({"dataset": "train", "step": step, "sgd": True, "loss": loss})
+        if eval_dataset and eval_log_freq and step % eval_log_freq == 0:
+            batch = next(eval_dataset)
+            logits = forward(params, state, batch.x, next(rng))
+            nll = metrics.make_nll_marginal_calculator()(logits, batch.y)
+            rows.append({"dataset": "test", "step": step, "sgd": False, "nll": nll})
+    return params, rows
+
+
+def assert_same_rows(rows: list[Any], expected: list[Any]) -> None:
+    assert len(rows) == len(expected)
+    for row, want in zip(rows, expected):
+        assert set(row) == set(want)
+        for name, value in want.items():
+            if isinstance(value, (str, bool, int)):
+                assert row[name] == value
+            else:
+                np.testing.assert_allclose(row[name], value, rtol=1e-5, atol=1e-6)
+
+
+def assert_same_params(params: Any, expected: Any) -> None:
+    for leaf, want in zip(jax.tree.leaves(params), jax.tree.leaves(expected)):
+        np.testing.assert_allclose(leaf, want, rtol=1e-4, atol=1e-6)
+
+
+def make_experiment(dataset: Any, **kwargs: Any) -> tuple[Any, MemoryLogger]:
+    logger = MemoryLogger()
+    experiment = supervised.Experiment(
+        make_enn(), LOSS, optax.adam(1e-2), dataset, seed=0, logger=logger, **kwargs
+    )
+    return experiment, logger
+
+
+@pytest.mark.parametrize("train_log_freq", [1, 3, 0])
+@pytest.mark.parametrize("eval_log_freq", [1, 7, 20, None])
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_fused_training_equals_one_step_at_a_time(
+    train_log_freq: int, eval_log_freq: int | None, in_memory: bool
+) -> None:
+    def dataset() -> Iterator[ArrayBatch]:
+        batches = utils.make_batch_iterator(make_data(), batch_size=5)
+        return batches if in_memory else map(lambda batch: batch, batches)
+
+    def eval_dataset() -> Iterator[ArrayBatch]:
+        return utils.make_batch_iterator(make_data(seed=1), batch_size=6)
+
+    experiment, logger = make_experiment(
+        dataset(),
+        train_log_freq=train_log_freq,
+        eval_datasets={"test": eval_dataset()},
+        eval_metrics={"nll": metrics.make_nll_marginal_calculator()},
+        eval_enn_samples=4,
+        eval_log_freq=eval_log_freq,
+    )
+    experiment.train(NUM_STEPS - 13)
+    experiment.train(13)
+    params, rows = one_step_at_a_time(
+        make_enn(), dataset(), NUM_STEPS, train_log_freq, eval_dataset(), eval_log_freq
+    )
+    assert experiment.step == NUM_STEPS
+    assert_same_params(experiment.state.params, params)
+    assert_same_rows(logger.rows, rows)
+
+
+def test_batches_whose_shape_changes_midway() -> None:
+    def dataset() -> Iterator[ArrayBatch]:
+        sizes = [5] * 9 + [3] * 2 + [7] + [5] * (NUM_STEPS - 11)
+        return iter([make_data(size, seed) for seed, size in enumerate(sizes)])
+
+    counted = Counted(dataset())
+    experiment, logger = make_experiment(counted)
+    experiment.train(NUM_STEPS)
+    params, rows = one_step_at_a_time(make_enn(), dataset(), NUM_STEPS)
+    assert_same_params(experiment.state.params, params)
+    assert_same_rows(logger.rows, rows)
+    assert counted.count == NUM_STEPS + 1
+
+
+def test_an_iterator_that_ends_early_leaves_exactly_the_steps_done() -> None:
+    def dataset() -> Iterator[ArrayBatch]:
+        return itertools.islice(utils.make_batch_iterator(make_data(), 5), 38)
+
+    experiment, logger = make_experiment(dataset())
+    with pytest.raises(StopIteration, match="ended after step 37"):
+        experiment.train(NUM_STEPS)
+    params, rows = one_step_at_a_time(make_enn(), dataset(), 37)
+    assert experiment.step == 37
+    assert_same_params(experiment.state.params, params)
+    assert_same_rows(logger.rows, rows)
+
+
+def test_an_error_of_the_data_is_raised_after_the_batches_before_it() -> None:
+    def dataset() -> Iterator[ArrayBatch]:
+        yield from itertools.islice(utils.make_batch_iterator(make_data(), 5), 10)
+        raise OSError("disk")
+
+    experiment, logger = make_experiment(dataset())
+    with pytest.raises(OSError, match="disk"):
+        experiment.train(NUM_STEPS)
+    assert experiment.step == 9
+    assert [row["step"] for row in logger.rows] == list(range(1, 10))
+
+
+@pytest.mark.parametrize("num_steps", [1, 5, 17])
+def test_never_pulls_more_batches_than_it_trains(num_steps: int) -> None:
+    counted = Counted(map(lambda b: b, utils.make_batch_iterator(make_data(), 5)))
+    experiment, _ = make_experiment(counted)
+    assert counted.count == 1
+    experiment.train(num_steps)
+    assert counted.count == 1 + num_steps
+
+
+def test_in_memory_iterator_stands_where_training_left_it() -> None:
+    dataset = utils.make_batch_iterator(make_data(), 5)
+    experiment, _ = make_experiment(dataset)
+    experiment.train(17)
+    assert dataset.state()["position"] == 18 * 5
+
+
+def test_chunks_stay_within_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_data(64)
+    reader = chunks.ChunkReader([chunks.Stream(utils.make_batch_iterator(data, 32))])
+    row_bytes = 3 * 8 + 8 + 8 + 8  # x, y, data_index, weights
+    monkeypatch.setattr(chunks, "MAX_BYTES", 5 * 32 * row_bytes)
+    chunk = reader.read(1, 50, 64)
+    assert chunk.num_steps == 4
+    assert chunk.batches[0].x.shape == (4, 32, 3)
+    batches = utils.make_batch_iterator(data, 32)
+    generic = chunks.ChunkReader([chunks.Stream(map(lambda batch: batch, batches))])
+    chunk = generic.read(1, 50, 64)
+    assert chunk.num_steps == 4
+    assert batches.state()["position"] == 4 * 32
+
+
+def test_metrics_other_than_scalars_are_logged_by_step() -> None:
+    def loss_fn(enn: Any, params: Any, state: Any, batch: Any, key: Any) -> Any:
+        loss, (state, _) = LOSS(enn, params, state, batch, key)
+        return loss, (state, {"key": key, "constant": 2.0})
+
+    logger = MemoryLogger()
+    experiment = supervised.Experiment(
+        make_enn(),
+        loss_fn,
+        optax.adam(1e-2),
+        utils.make_batch_iterator(make_data()),
+        seed=3,
+        logger=logger,
+    )
+    experiment.train(6)
+    rng = hk.PRNGSequence(3)
+    keys = [next(rng) for _ in range(8)][2:]
+    for row, key in zip(logger.rows, keys, strict=True):
+        np.testing.assert_array_equal(row["key"], key)
+        assert row["constant"] == 2.0
+
+
+def test_optimizers_that_need_the_parameters_work() -> None:
+    experiment = supervised.Experiment(
+        make_enn(),
+        LOSS,
+        optax.adamw(1e-2, weight_decay=20.0),
+        utils.make_batch_iterator(make_data()),
+        logger=MemoryLogger(),
+    )
+    before = optax.tree.norm(experiment.state.params)
+    experiment.train(100)
+    assert optax.tree.norm(experiment.state.params) < 0.5 * before
+
+
+def test_integer_network_state_keeps_its_type_and_counts_steps() -> None:
+    def net(x: jax.Array) -> jax.Array:
+        x = hk.BatchNorm(True, True, 0.9)(hk.Linear(2)(x), is_training=True)
+        return x
+
+    model = hk.without_apply_rng(hk.transform_with_state(net))
+    experiment = supervised.Experiment(
+        networks.EnsembleWithState(model, 1),
+        LOSS,
+        optax.adam(1e-2),
+        utils.make_batch_iterator(make_data()),
+        logger=MemoryLogger(),
+    )
+    experiment.train(9)
+    counters = [
+        leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(
+            experiment.state.network_state
+        )
+        if "counter" in jax.tree_util.keystr(path)
+    ]
+    assert counters
+    for counter in counters:
+        assert counter.dtype == jnp.int32
+        np.testing.assert_array_equal(counter, 9)
+
+
+def test_predict_uses_the_index_of_the_key() -> None:
+    enn = make_enn()
+    experiment = supervised.Experiment(
+        enn, LOSS, optax.adam(1e-2), utils.make_batch_iterator(make_data())
+    )
+    key, x = jax.random.key(5), make_data(4).x
+    params, network_state, _ = experiment.state
+    expected, _ = enn.apply(params, network_state, x, enn.indexer(key))
+    out = experiment.predict(x, key)
+    np.testing.assert_allclose(out.train, expected.train, rtol=1e-6)
+    np.testing.assert_allclose(out.prior, expected.prior, rtol=1e-6)
+
+
+def test_loss_is_the_loss_at_the_current_state() -> None:
+    experiment, _ = make_experiment(utils.make_batch_iterator(make_data()))
+    experiment.train(3)
+    batch = next(utils.make_batch_iterator(make_data()))
+    params, network_state, _ = experiment.state
+    key = jax.random.PRNGKey(1)
+    expected, _ = LOSS(experiment.enn, params, network_state, batch, key)
+    np.testing.assert_allclose(experiment.loss(batch, key), expected, rtol=1e-6)
+
+
+def test_experiments_compare_and_hash_by_identity() -> None:
+    dataset = utils.make_batch_iterator(make_data())
+    first, second = make_experiment(dataset)[0], make_experiment(dataset)[0]
+    assert first != second
+    assert len({first, second}) == 2
+
+
+def test_progress_bar_counts_the_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    experiment, _ = make_experiment(utils.make_batch_iterator(make_data()))
+    experiment.train(7, progress=True)
+    assert "7/7" in capsys.readouterr().err
+    experiment.train(3)
+    assert capsys.readouterr().err == ""
