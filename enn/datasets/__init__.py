@@ -20,7 +20,7 @@ from enn.datasets.in_memory import BatchIterator, make_batch_iterator
 from enn.datasets.toy import make_moons, make_regression_data, make_test_data
 
 _LAZY: dict[str, tuple[str, str]] = {}
-"""Public name: the module that holds it, and its name there."""
+"""Public name, to be listed in `__all__` too: its module, and its name there."""
 
 __all__ = (
     "EVAL_TRANSFORMERS_DEFAULT",
@@ -36,7 +36,6 @@ __all__ = (
     "make_moons",
     "make_regression_data",
     "make_test_data",
-    *_LAZY,
 )
 
 
