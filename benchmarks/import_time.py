@@ -1,0 +1,35 @@
+"""Time to import enn beside the time to import what it is built on.
+
+    python benchmarks/import_time.py [--repeats 11]
+"""
+
+import argparse
+import subprocess
+import sys
+
+from _timing import median_seconds
+
+STATEMENTS = {
+    "jax, haiku, optax, chex": "import jax, haiku, optax, chex",
+    "enn": "import enn.networks, enn.losses, enn.supervised, enn.metrics",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=11)
+    args = parser.parse_args()
+
+    def run(statement: str) -> None:
+        subprocess.run([sys.executable, "-c", statement], check=True)
+
+    seconds = median_seconds(
+        {name: lambda s=s: run(s) for name, s in STATEMENTS.items()}, args.repeats
+    )
+    reference = seconds["jax, haiku, optax, chex"]
+    for name, value in seconds.items():
+        print(f"import {name:25} {value:6.2f} s  {value / reference:5.2f}x")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Trains small epistemic networks and shows what they know and don't know.
+
+Draws regression.png, moons.png and digits.png, and prints a table of the networks on
+handwritten digits of which one was never trained on.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+DATASETS = ("regression", "moons", "digits")
+DEFAULT_STEPS = 1000
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    from enn.demo.agents import AGENT_NAMES
+
+    parser = _Parser(
+        prog="python -m enn.demo",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--out",
+        type=pathlib.Path,
+        default=pathlib.Path("out"),
+        metavar="DIR",
+        help="folder for the pictures, made if need be",
+    )
+    parser.add_argument(
+        "--seed", type=_at_least(0), default=0, help="fixes data and training"
+    )
+    parser.add_argument(
+        "--steps",
+        type=_at_least(1),
+        default=DEFAULT_STEPS,
+        help="training steps of each network",
+    )
+    parser.add_argument(
+        "--agents",
+        nargs="+",
+        choices=AGENT_NAMES,
+        default=AGENT_NAMES,
+        metavar="NAME",
+        help=f"networks to train, of {', '.join(AGENT_NAMES)}",
+    )
+    parser.add_argument(
+        "--dataset",
+        choices=(*DATASETS, "all"),
+        default="all",
+        help="what to train on",
+    )
+    options = parser.parse_args(arguments)
+    options.agents = list(dict.fromkeys(options.agents))
+    if options.out.exists() and not options.out.is_dir():
+        parser.error(f"argument --out: {options.out} is not a folder")
+    return options
+
+
+class _at_least:  # noqa: N801
+    """Argument type: an integer of at least `minimum`."""
+
+    def __init__(self, minimum: int):
+        self._minimum = minimum
+
+    def __call__(self, text: str) -> int:
+        number = int(text) if text.lstrip("-").isdigit() else self._minimum - 1
+        if number < self._minimum:
+            raise argparse.ArgumentTypeError(
+                f"must be an integer >= {self._minimum}, got {text!r}"
+            )
+        return number
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the demo; `arguments` default to the command line's."""
+    options = _parse(arguments)
+    from enn.demo import digits, toy
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    chosen = DATASETS if options.dataset == "all" else (options.dataset,)
+    training = (options.agents, options.seed, options.steps)
+    files = []
+    for dataset in chosen:
+        print(f"\n{dataset}", flush=True)
+        if dataset == "regression":
+            figure = toy.draw_regression(*training)
+        elif dataset == "moons":
+            figure = toy.draw_moons(*training)
+        else:
+            data = digits.load_digits(options.seed)
+            results = [
+                digits.evaluate(name, data, options.seed, options.steps)
+                for name in options.agents
+            ]
+            print(f"\n{digits.format_table(results)}\n\n{digits.LEGEND}")
+            figure = digits.draw(results, data)
+        files.append(options.out / f"{dataset}.png")
+        figure.savefig(files[-1], dpi=120)
+    print("\npictures:")
+    for file in files:
+        print(f"  {file}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
