@@ -111,7 +111,7 @@ def evaluate(name: str, digits: Digits, seed: int, steps: int) -> Result:
 def _bald_bits(logits: jax.Array, labels: np.ndarray) -> np.ndarray:
     bald = bald_per_example(logits, labels, jax.random.PRNGKey(0))
     # Below this, differences are those of float32 and say nothing about the images.
-    return np.maximum(np.round(np.asarray(bald) / np.log(2), 6), 0)
+    return np.maximum(np.round(np.asarray(bald) / np.log(2), 5), 0)
 
 
 def format_table(results: list[Result]) -> str:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from enn import base, networks
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Descriptor:
     """How to make one network, and an example input.
 
@@ -23,14 +23,12 @@ class Descriptor:
       make: makes the network.
       inputs: example input batch.
       num_outputs: size of the last axis of the predictions.
-      trainable: whether training changes the predictions.
     """
 
     name: str
     make: Callable[[], base.EpistemicNetwork]
     inputs: Any
     num_outputs: int = 2
-    trainable: bool = True
 
 
 X = jax.random.normal(jax.random.PRNGKey(2), (4, 3))

@@ -1,5 +1,6 @@
 """The contract that every epistemic network keeps."""
 
+import functools
 import io
 from typing import Any
 
@@ -14,11 +15,19 @@ from enn.datasets import ArrayBatch
 from enn.loggers import MemoryLogger
 from tests.networks.descriptors import DESCRIPTORS, Descriptor
 
-pytestmark = pytest.mark.parametrize("net", DESCRIPTORS, ids=lambda net: net.name)
+# All tests of a network run in one process, which makes and compiles it once.
+pytestmark = pytest.mark.parametrize(
+    "net",
+    [
+        pytest.param(net, id=net.name, marks=pytest.mark.xdist_group(net.name))
+        for net in DESCRIPTORS
+    ],
+)
 
 NUM_INDICES = 5
 
 
+@functools.lru_cache(maxsize=2)
 def _init(net: Descriptor, key_fn: Any = jax.random.PRNGKey) -> tuple[Any, ...]:
     enn = net.make()
     index = enn.indexer(key_fn(1))
@@ -30,11 +39,12 @@ def _indices(enn: Any) -> Any:
     return jax.vmap(enn.indexer)(jax.random.split(jax.random.PRNGKey(3), NUM_INDICES))
 
 
+@functools.lru_cache(maxsize=2)
 def _predict(enn: Any) -> Any:
     def predict(params: Any, state: Any, inputs: Any, index: Any) -> jax.Array:
         return networks.parse_net_output(enn.apply(params, state, inputs, index)[0])
 
-    return predict
+    return jax.jit(predict)
 
 
 def _batch_size(net: Descriptor) -> int:
@@ -46,13 +56,15 @@ def test_apply_gives_finite_float_predictions_and_keeps_the_state_tree(
     net: Descriptor,
 ) -> None:
     enn, params, state, index = _init(net)
-    out, new_state = jax.jit(enn.apply)(params, state, net.inputs, index)
-    preds = networks.parse_net_output(out)
+    preds = _predict(enn)(params, state, net.inputs, index)
+    _, new_state = jax.eval_shape(enn.apply, params, state, net.inputs, index)
     assert preds.shape == (_batch_size(net), net.num_outputs)
     assert jnp.issubdtype(preds.dtype, jnp.floating)
     assert np.isfinite(preds).all()
     assert jax.tree.structure(new_state) == jax.tree.structure(state)
-    for new, old in zip(jax.tree.leaves(new_state), jax.tree.leaves(state)):
+    for new, old in zip(
+        jax.tree.leaves(new_state), jax.tree.leaves(state), strict=True
+    ):
         assert (new.shape, new.dtype) == (old.shape, old.dtype)
 
 
@@ -67,7 +79,10 @@ def test_jit_agrees_with_eager(net: Descriptor) -> None:
     enn, params, state, index = _init(net)
     args = (params, state, net.inputs, index)
     np.testing.assert_allclose(
-        jax.jit(_predict(enn))(*args), _predict(enn)(*args), rtol=1e-4, atol=1e-5
+        _predict(enn)(*args),
+        networks.parse_net_output(enn.apply(*args)[0]),
+        rtol=1e-4,
+        atol=1e-5,
     )
 
 
@@ -77,10 +92,9 @@ def test_vmap_over_indices_agrees_with_one_at_a_time(
 ) -> None:
     enn, params, state, _ = _init(net)
     indices = _indices(enn)
-    one = jax.jit(_predict(enn))
-    many = jax.jit(
-        jax.vmap(one if jit_inside else _predict(enn), in_axes=(None, None, None, 0))
-    )
+    one = _predict(enn)
+    mapped = one if jit_inside else one.__wrapped__
+    many = jax.jit(jax.vmap(mapped, in_axes=(None, None, None, 0)))
     expected = [
         one(params, state, net.inputs, jax.tree.map(lambda z: z[i], indices))  # noqa: B023
         for i in range(NUM_INDICES)
@@ -100,8 +114,9 @@ def test_many_indices_cost_at_most_as_much_as_one_at_a_time(net: Descriptor) -> 
         lowered = jax.jit(fn).lower(params, state, net.inputs, index)
         return lowered.compile().cost_analysis()["flops"]
 
-    many = jax.vmap(_predict(enn), in_axes=(None, None, None, 0))
-    single = flops(_predict(enn), index)
+    predict = _predict(enn).__wrapped__
+    many = jax.vmap(predict, in_axes=(None, None, None, 0))
+    single = flops(predict, index)
     assert flops(many, _indices(enn)) <= 1.1 * NUM_INDICES * single
 
 
@@ -110,14 +125,15 @@ def test_gradients_are_finite_and_agree_with_vmap_of_grad(net: Descriptor) -> No
     indices = _indices(enn)
 
     def loss(params: Any, index: Any) -> jax.Array:
-        return jnp.sum(jnp.sin(_predict(enn)(params, state, net.inputs, index)))
+        preds = _predict(enn).__wrapped__(params, state, net.inputs, index)
+        return jnp.sum(jnp.sin(preds))
 
     def total(params: Any) -> jax.Array:
         return jnp.sum(jax.vmap(loss, in_axes=(None, 0))(params, indices))
 
     grads = jax.jit(jax.grad(total))(params)
     each = jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0)))(params, indices)
-    for leaf, parts in zip(jax.tree.leaves(grads), jax.tree.leaves(each)):
+    for leaf, parts in zip(jax.tree.leaves(grads), jax.tree.leaves(each), strict=True):
         assert np.isfinite(leaf).all()
         np.testing.assert_allclose(leaf, parts.sum(0), rtol=1e-3, atol=1e-4)
     assert any(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads))
@@ -155,10 +171,10 @@ def test_saved_parameters_give_the_same_predictions(net: Descriptor) -> None:
     file.seek(0)
     with np.load(file) as stored:
         loaded = [stored[f"arr_{i}"] for i in range(len(leaves))]
-    predict = jax.jit(_predict(net.make()))
+    remade = _predict.__wrapped__(net.make())
     np.testing.assert_array_equal(
-        predict(*jax.tree.unflatten(structure, loaded), net.inputs, index),
-        jax.jit(_predict(enn))(params, state, net.inputs, index),
+        remade(*jax.tree.unflatten(structure, loaded), net.inputs, index),
+        _predict(enn)(params, state, net.inputs, index),
     )
 
 
@@ -166,5 +182,5 @@ def test_typed_and_legacy_keys_give_the_same_numbers(net: Descriptor) -> None:
     results = []
     for key_fn in (jax.random.PRNGKey, jax.random.key):
         enn, params, state, index = _init(net, key_fn)
-        results.append(jax.jit(_predict(enn))(params, state, net.inputs, index))
+        results.append(_predict(enn)(params, state, net.inputs, index))
     np.testing.assert_array_equal(*results)
