@@ -49,7 +49,7 @@ def test_labels_of_wrong_rank_are_checked_before_training() -> None:
 
 
 def test_networks_are_told_from_other_things() -> None:
-    with pytest.raises(TypeError, match="EpistemicNetwork.*got function"):
+    with pytest.raises(TypeError, match=r"EpistemicNetwork, .* got function"):
         make_experiment(enn=lambda x: x)
     model = hk.without_apply_rng(hk.transform(lambda x: hk.nets.MLP([4, 2])(x)))
     with pytest.raises(TypeError, match="wrap_enn_no_state_as_enn"):

@@ -97,7 +97,7 @@ def one_step_at_a_time(
 
 def assert_same_rows(rows: list[Any], expected: list[Any]) -> None:
     assert len(rows) == len(expected)
-    for row, want in zip(rows, expected):
+    for row, want in zip(rows, expected, strict=True):
         assert set(row) == set(want)
         for name, value in want.items():
             if isinstance(value, (str, bool, int)):
@@ -107,7 +107,9 @@ def assert_same_rows(rows: list[Any], expected: list[Any]) -> None:
 
 
 def assert_same_params(params: Any, expected: Any) -> None:
-    for leaf, want in zip(jax.tree.leaves(params), jax.tree.leaves(expected)):
+    for leaf, want in zip(
+        jax.tree.leaves(params), jax.tree.leaves(expected), strict=True
+    ):
         np.testing.assert_allclose(leaf, want, rtol=1e-4, atol=1e-6)
 
 
@@ -127,7 +129,7 @@ def test_fused_training_equals_one_step_at_a_time(
 ) -> None:
     def dataset() -> Iterator[ArrayBatch]:
         batches = utils.make_batch_iterator(make_data(), batch_size=5)
-        return batches if in_memory else map(lambda batch: batch, batches)
+        return batches if in_memory else itertools.chain(batches)
 
     def eval_dataset() -> Iterator[ArrayBatch]:
         return utils.make_batch_iterator(make_data(seed=1), batch_size=6)
@@ -191,7 +193,7 @@ def test_an_error_of_the_data_is_raised_after_the_batches_before_it() -> None:
 
 @pytest.mark.parametrize("num_steps", [1, 5, 17])
 def test_never_pulls_more_batches_than_it_trains(num_steps: int) -> None:
-    counted = Counted(map(lambda b: b, utils.make_batch_iterator(make_data(), 5)))
+    counted = Counted(itertools.chain(utils.make_batch_iterator(make_data(), 5)))
     experiment, _ = make_experiment(counted)
     assert counted.count == 1
     experiment.train(num_steps)
@@ -214,7 +216,7 @@ def test_chunks_stay_within_their_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     assert chunk.num_steps == 4
     assert chunk.batches[0].x.shape == (4, 32, 3)
     batches = utils.make_batch_iterator(data, 32)
-    generic = chunks.ChunkReader([chunks.Stream(map(lambda batch: batch, batches))])
+    generic = chunks.ChunkReader([chunks.Stream(itertools.chain(batches))])
     chunk = generic.read(1, 50, 64)
     assert chunk.num_steps == 4
     assert batches.state()["position"] == 4 * 32
