@@ -1,6 +1,10 @@
 """Losses: on a batch at one epistemic index, averages and sums of them, priors."""
 
 from enn.losses.averaging import average_single_index_loss
+from enn.losses.categorical_regression import (
+    Cat2HotRegression,
+    transform_to_2hot,
+)
 from enn.losses.combine import (
     CombineLossConfig,
     combine_losses,
@@ -21,6 +25,14 @@ from enn.losses.no_state import (
     wrap_single_loss_no_state_as_single_loss,
 )
 from enn.losses.noise import add_data_noise
+from enn.losses.prior_losses import (
+    ClassificationPriorLoss,
+    MatchingGaussianData,
+    RegressionPriorLoss,
+    generate_batched_forward_at_data,
+    generate_batched_forward_at_data_with_state,
+    make_gaussian_dataset,
+)
 from enn.losses.protocols import (
     LossFnArray,
     LossFnNoState,
@@ -46,6 +58,14 @@ from enn.losses.vae_losses import (
     latent_kl_divergence,
     latent_kl_fn,
 )
+from enn.losses.vi_losses import (
+    get_analytical_diagonal_linear_model_prior_kl_fn,
+    get_analytical_hyperflow_model_prior_kl_fn,
+    get_analytical_linear_model_prior_kl_fn,
+    get_awgn_loglike_fn,
+    get_categorical_loglike_fn,
+    get_sample_based_model_prior_kl_fn,
+)
 from enn.losses.weight_decay import (
     PredicateFn,
     add_l2_weight_decay,
@@ -54,6 +74,8 @@ from enn.losses.weight_decay import (
 
 __all__ = [
     "AccuracyErrorLoss",
+    "Cat2HotRegression",
+    "ClassificationPriorLoss",
     "CombineLossConfig",
     "CombineLossConfigNoState",
     "ElboLoss",
@@ -63,7 +85,9 @@ __all__ = [
     "LossFnArray",
     "LossFnNoState",
     "LossOutputNoState",
+    "MatchingGaussianData",
     "PredicateFn",
+    "RegressionPriorLoss",
     "SingleLossFn",
     "SingleLossFnArray",
     "SingleLossFnNoState",
@@ -83,10 +107,20 @@ __all__ = [
     "combine_single_index_losses_as_metric",
     "combine_single_index_losses_no_state_as_metric",
     "gaussian_log_likelihood",
+    "generate_batched_forward_at_data",
+    "generate_batched_forward_at_data_with_state",
+    "get_analytical_diagonal_linear_model_prior_kl_fn",
+    "get_analytical_hyperflow_model_prior_kl_fn",
+    "get_analytical_linear_model_prior_kl_fn",
+    "get_awgn_loglike_fn",
+    "get_categorical_loglike_fn",
     "get_log_likelihood_fn",
+    "get_sample_based_model_prior_kl_fn",
     "l2_weights_with_predicate",
     "latent_kl_divergence",
     "latent_kl_fn",
+    "make_gaussian_dataset",
+    "transform_to_2hot",
     "wrap_loss_as_loss_no_state",
     "wrap_loss_no_state_as_loss",
     "wrap_single_loss_as_single_loss_no_state",

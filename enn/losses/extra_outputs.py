@@ -2,13 +2,10 @@
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from enn.networks.base import OutputWithPrior
 
 
-def extra_output(net_out: Any, name: str) -> jax.Array:
+def extra_output(net_out: Any, name: str) -> Any:
     """Returns `net_out.extra[name]`.
 
     Raises:
@@ -24,4 +21,4 @@ def extra_output(net_out: Any, name: str) -> jax.Array:
             f"The network output must have extra[{name!r}], "
             f"got extra outputs {sorted(net_out.extra)}."
         )
-    return jnp.asarray(net_out.extra[name])
+    return net_out.extra[name]

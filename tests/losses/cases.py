@@ -27,7 +27,8 @@ def golden_ensemble(num_outputs: int) -> networks.EnnArray:
 
 def evaluate(loss_fn: Callable, enn: Any, batch: datasets.ArrayBatch) -> dict[str, Any]:
     """Loss, metrics and gradient at initial parameters, as the golden cases hold."""
-    params, state = enn.init(golden.keys(0), golden.X5, enn.indexer(golden.keys(1)))
+    index = enn.indexer(golden.keys(1))
+    params, state = jax.jit(enn.init)(golden.keys(0), golden.X5, index)
 
     def loss_of(params: Any) -> Any:
         return loss_fn(enn, params, state, batch, golden.keys(21))

@@ -19,7 +19,6 @@ def _output_loss(apply, params, state, batch, index):
     return jnp.sum(out), (state, {"square": jnp.sum(out) ** 2, "constant": 3})
 
 
-@pytest.mark.strict
 def test_golden_l2():
     loss_fn = losses.average_single_index_loss(losses.L2Loss(), 5)
     batch = cases.golden_batch("regression")

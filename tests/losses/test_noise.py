@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 
 from enn import data_noise, losses
 from tests import golden
@@ -21,7 +20,6 @@ def test_loss_sees_the_batch_of_the_index():
     np.testing.assert_array_equal(batch.y, [[1.0], [2.0]])
 
 
-@pytest.mark.strict
 def test_golden_bootstrapped_xent():
     enn = cases.golden_ensemble(3)
     noise = data_noise.BootstrapNoise(enn, "bernoulli", 1)

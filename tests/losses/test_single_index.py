@@ -14,8 +14,8 @@ from tests import golden
 from tests.losses import cases
 
 Y = np.array([[1.0], [2.0], [4.0]])
-OUT = jnp.array([[0.0], [4.0], [4.0]])
-LOGITS = jnp.array([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0], [2.0, 2.0, 2.0]])
+OUT = jnp.float32([[0.0], [4.0], [4.0]])
+LOGITS = jnp.float32([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0], [2.0, 2.0, 2.0]])
 LABELS = np.array([[1], [0], [2]])
 WEIGHTS = np.array([[2.0], [0.0], [0.5]])
 

@@ -1,0 +1,86 @@
+"""Regression as classification over a fixed set of values."""
+
+import dataclasses
+
+import chex
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from enn import _checks, base
+from enn.datasets.base import ArrayBatch
+from enn.losses.extra_outputs import extra_output
+from enn.losses.weighting import weighted_mean
+from enn.networks.base import OutputWithPrior
+
+
+def transform_to_2hot(target: chex.Array, support: chex.Array) -> jax.Array:
+    """Returns the distribution over `support` on two neighbours, with mean `target`.
+
+    A target outside the support goes to its nearest end. Differentiable in the target
+    (Bellemare et al., 2017, https://arxiv.org/abs/1707.06887, equation 7, for bins of
+    any width). NaN gives NaN.
+
+    Args:
+      target: a scalar; use `jax.vmap` for more.
+      support: values of the bins in ascending order, `[num_bins]`.
+
+    Returns:
+      Probability of each bin, `[num_bins]`.
+
+    Raises:
+      ValueError: for wrong shapes; outside `jax.jit` also for an unsorted support.
+    """
+    _checks.shape("target", target, (), "of a scalar")
+    _checks.shape("support", support, (None,), "[num_bins]")
+    if _checks.is_concrete(support) and np.any(np.diff(np.asarray(support)) < 0):
+        raise ValueError(f"support must be in ascending order, got {support}.")
+    support = jnp.asarray(support)
+    target = jnp.clip(target, support[0], support[-1])
+    above = jnp.sum(support < target)
+    below = jnp.maximum(above - 1, 0)
+    # At the lower end there is one bin and no gap; the target lies on the bin.
+    gap = jnp.where(above > 0, support[above] - support[below], 1)
+    probability_below = (support[above] - target) / gap
+    probability_above = 1 - probability_below
+    bins = jnp.arange(len(support))
+    return jnp.where(bins == below, probability_below, 0) + jnp.where(
+        bins == above, probability_above, 0
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Cat2HotRegression:
+    """Weighted cross-entropy between 2-hot targets and a categorical output.
+
+    For networks that return a `CatOutputWithPrior`: logits `train`,
+    `[batch, 1, num_bins]`, on the values `extra["atoms"]`, `[num_bins]`, plus a prior
+    `[batch, 1]`. The logits learn what the prior leaves of the target, `y - prior`.
+    `batch.y` is `[batch, 1]`, and so are `batch.weights` unless None, which stands for
+    ones.
+
+    Raises:
+      ValueError: by the loss, for another output or another shape.
+    """
+
+    def __call__(
+        self,
+        apply: base.ApplyFn[chex.Array, OutputWithPrior],
+        params: hk.Params,
+        state: hk.State,
+        batch: ArrayBatch,
+        index: base.Index,
+    ) -> base.LossOutput:
+        _checks.shape("batch.y", batch.y, (None, 1), "[batch, 1]")
+        out, state = apply(params, state, batch.x, index)
+        atoms = extra_output(out, "atoms")
+        logits, prior = jnp.asarray(out.train), jnp.asarray(out.prior)
+        shape = [len(batch.y), 1, len(atoms)]
+        _checks.shape("train", logits, tuple(shape), f"[batch, 1, num_bins] = {shape}")
+        _checks.shape("prior", prior, tuple(shape[:2]), f"[batch, 1] = {shape[:2]}")
+        targets = (batch.y - jax.lax.stop_gradient(prior))[:, 0]
+        probabilities = jax.vmap(transform_to_2hot, (0, None))(targets, atoms)
+        row_losses = optax.softmax_cross_entropy(logits[:, 0], probabilities)
+        return weighted_mean(row_losses[:, None], batch), (state, {})

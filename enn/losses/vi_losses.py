@@ -1,0 +1,227 @@
+"""Parts of the evidence lower bound for networks that generate their parameters.
+
+The likelihood functions are `(out, batch) -> scalar`, a mean over the batch. The
+divergences are `(out, params, index) -> scalar`: between the distribution of what is
+generated and its prior, divided by the number of training data, `num_samples`, so that
+both scale alike in `ElboLoss`.
+"""
+
+from collections.abc import Callable
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from enn import _checks, base
+from enn.datasets.base import ArrayBatch
+from enn.losses.cross_entropy import label_cross_entropy
+from enn.losses.extra_outputs import extra_output
+from enn.losses.normal_densities import (
+    log_normal_prob,
+    log_softplus,
+    normal_log_prob,
+    sum_log_scale_mixture_normal,
+)
+from enn.networks.base import Output
+from enn.networks.outputs import parse_net_output
+
+__all__ = [
+    "get_analytical_diagonal_linear_model_prior_kl_fn",
+    "get_analytical_hyperflow_model_prior_kl_fn",
+    "get_analytical_linear_model_prior_kl_fn",
+    "get_awgn_loglike_fn",
+    "get_categorical_loglike_fn",
+    "get_sample_based_model_prior_kl_fn",
+    "log_normal_prob",
+    "normal_log_prob",
+    "sum_log_scale_mixture_normal",
+]
+
+LogLikelihoodFn = Callable[[Output, ArrayBatch], jax.Array]
+ModelPriorKlFn = Callable[[Output, hk.Params, base.Index], jax.Array]
+
+
+def get_awgn_loglike_fn(sigma_w: float) -> LogLikelihoodFn:
+    """Returns -½ mean((f(x) - y)²) / sigma_w², for additive white Gaussian noise.
+
+    The log-likelihood of a row without the terms that do not depend on the network.
+    Output and `batch.y` are `[batch, 1]`.
+
+    Args:
+      sigma_w: standard deviation of the noise.
+    """
+    _positive(sigma_w=sigma_w)
+
+    def log_likelihood_fn(out: Output, batch: ArrayBatch) -> jax.Array:
+        _checks.shape("batch.y", batch.y, (None, 1), "[batch, 1]")
+        preds, shape = parse_net_output(out), np.shape(batch.y)
+        _checks.shape("network output", preds, shape, f"[batch, 1] = {list(shape)}")
+        return -0.5 * jnp.mean(jnp.square(preds - batch.y)) / sigma_w**2
+
+    return log_likelihood_fn
+
+
+def get_categorical_loglike_fn(num_classes: int) -> LogLikelihoodFn:
+    """Returns the mean log-probability of the label, mean_b log softmax(f(x_b))[y_b].
+
+    Labels `batch.y` are `[batch, 1]` and checked as by `XentLoss`.
+    """
+    _checks.positive_int("num_classes", num_classes)
+
+    def log_likelihood_fn(out: Output, batch: ArrayBatch) -> jax.Array:
+        logits = parse_net_output(out)
+        return -jnp.mean(label_cross_entropy(logits, batch.y, num_classes))
+
+    return log_likelihood_fn
+
+
+def get_sample_based_model_prior_kl_fn(
+    num_samples: float, sigma_1: float, sigma_2: float = 1.0, scale: float = 1.0
+) -> ModelPriorKlFn:
+    """Returns the divergence of diagonal Gaussians from a scale mixture, by one sample.
+
+    (log q(u) - log p(u)) / num_samples, for u ~ q = N(μ, softplus(ρ)²) the generated
+    parameters, `out.extra["hyper_index"]`, and p = scale · N(0, sigma_1²) +
+    (1 - scale) · N(0, sigma_2²), for each entry (Blundell et al., 2015,
+    https://arxiv.org/abs/1505.05424, section 3.2).
+
+    In `params`, ρ are the leaves named `w` and μ all others, both `[n]`, and so is u.
+
+    Args:
+      num_samples: number of training data.
+      sigma_1: standard deviation of the first part of the prior.
+      sigma_2: standard deviation of the second part.
+      scale: weight of the first part.
+    """
+    _positive(num_samples=num_samples, sigma_1=sigma_1, sigma_2=sigma_2)
+
+    def model_prior_kl_fn(
+        out: Output, params: hk.Params, index: base.Index
+    ) -> jax.Array:
+        rho, mu = (jnp.concatenate(part, axis=None) for part in _split(params))
+        latent = jnp.ravel(extra_output(out, "hyper_index"))
+        _same_size(w=rho, b=mu, hyper_index=latent)
+        log_sigma = log_softplus(rho)
+        # Floored, so that 1 / σ stays finite.
+        log_tiny = jnp.log(jnp.finfo(rho.dtype).tiny)
+        normalised = (latent - mu) * jnp.exp(-jnp.maximum(log_sigma, log_tiny))
+        log_posterior = jnp.sum(log_normal_prob(normalised) - log_sigma)
+        log_prior = sum_log_scale_mixture_normal(latent, sigma_1, sigma_2, pi=scale)
+        return (log_posterior - log_prior) / num_samples
+
+    return model_prior_kl_fn
+
+
+def get_analytical_diagonal_linear_model_prior_kl_fn(
+    num_samples: float, sigma_0: float
+) -> ModelPriorKlFn:
+    """Returns KL(N(b, diag(s²)) ‖ N(0, sigma_0² I)) / num_samples.
+
+    With s = softplus(w):
+    ½ (Σ s²/σ₀² + Σ b²/σ₀² - n - 2 Σ log s + 2 n log σ₀) / num_samples.
+
+    In `params`, w are the leaves of that name and b all others, both `[n]`.
+
+    Args:
+      num_samples: number of training data.
+      sigma_0: standard deviation of the prior.
+    """
+    _positive(num_samples=num_samples, sigma_0=sigma_0)
+
+    def model_prior_kl_fn(
+        out: Output, params: hk.Params, index: base.Index
+    ) -> jax.Array:
+        weights, biases = _split(params)
+        for leaf in weights + biases:
+            _checks.shape("every parameter", leaf, (None,), "[n]")
+        w, b = jnp.concatenate(weights), jnp.concatenate(biases)
+        _same_size(w=w, b=b)
+        squares = jnp.sum(jnp.square(jax.nn.softplus(w))) + jnp.sum(jnp.square(b))
+        log_ratio = jnp.sum(log_softplus(w)) - len(w) * jnp.log(sigma_0)
+        return 0.5 * (squares / sigma_0**2 - len(w) - 2 * log_ratio) / num_samples
+
+    return model_prior_kl_fn
+
+
+def get_analytical_linear_model_prior_kl_fn(
+    num_samples: float, sigma_0: float
+) -> ModelPriorKlFn:
+    """Returns the divergence of a linear hypermodel from its prior, in index space.
+
+    For θ(z) = Wᵀ z + b and G = W Wᵀ + 10⁻⁶ I:
+    ½ (tr G - D - log det G + (W b)ᵀ G⁻¹ (W b) / σ₀²) / num_samples.
+
+    In `params`, W `[index_dim D, n]` are the leaves named `w`, joined on axis 1, and
+    b `[n]` all others.
+
+    Args:
+      num_samples: number of training data.
+      sigma_0: standard deviation of the prior.
+    """
+    _positive(num_samples=num_samples, sigma_0=sigma_0)
+
+    def model_prior_kl_fn(
+        out: Output, params: hk.Params, index: base.Index
+    ) -> jax.Array:
+        weights, biases = _split(params)
+        for leaf in weights:
+            rows = np.shape(weights[0])[0]
+            _checks.shape("w", leaf, (rows, None), f"[index_dim, n] = [{rows}, n]")
+        w, b = jnp.concatenate(weights, axis=1), jnp.concatenate(biases, axis=None)
+        index_dim, num_params = w.shape
+        _checks.shape("b", b, (num_params,), f"[{num_params}] of the columns of w")
+        gram = w @ w.T + 1e-6 * jnp.eye(index_dim, dtype=w.dtype)
+        log_det = jnp.linalg.slogdet(gram)[1]
+        projected = w @ b
+        distance = projected @ jnp.linalg.solve(gram, projected) / sigma_0**2
+        return 0.5 * (jnp.trace(gram) - index_dim - log_det + distance) / num_samples
+
+    return model_prior_kl_fn
+
+
+def get_analytical_hyperflow_model_prior_kl_fn(
+    num_samples: float, sigma_0: float
+) -> ModelPriorKlFn:
+    """Returns (log q(u) - log N(u; 0, sigma_0² I)) / num_samples for a flow's sample u.
+
+    The network output has log q(u) in `extra["log_prob"]`, of one entry, and u in
+    `extra["latent"]`, any pytree.
+
+    Args:
+      num_samples: number of training data.
+      sigma_0: standard deviation of the prior.
+    """
+    _positive(num_samples=num_samples, sigma_0=sigma_0)
+
+    def model_prior_kl_fn(
+        out: Output, params: hk.Params, index: base.Index
+    ) -> jax.Array:
+        log_posterior = jnp.squeeze(extra_output(out, "log_prob"))
+        log_prior = normal_log_prob(extra_output(out, "latent"), sigma_0)
+        return (log_posterior - log_prior) / num_samples
+
+    return model_prior_kl_fn
+
+
+def _split(params: hk.Params) -> tuple[list[jax.Array], list[jax.Array]]:
+    """Returns the leaves named `w` and the others, modules in sorted order."""
+    leaves = list(hk.data_structures.traverse(params))
+    weights = [jnp.asarray(leaf) for _, name, leaf in leaves if name == "w"]
+    others = [jnp.asarray(leaf) for _, name, leaf in leaves if name != "w"]
+    if not weights or not others:
+        names = sorted({name for _, name, _ in leaves})
+        raise ValueError(f"params must have leaves 'w' and others, got {names}.")
+    return weights, others
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        if _checks.is_concrete(value) and not value > 0:
+            raise ValueError(f"{name} must be > 0, got {value}.")
+
+
+def _same_size(**vectors: jax.Array) -> None:
+    sizes = {name: vector.size for name, vector in vectors.items()}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"Arrays must be of one size, got {sizes}.")

@@ -1,0 +1,148 @@
+import itertools
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from enn import losses, networks, utils
+from enn.losses import prior_losses
+from tests import golden
+from tests.losses import cases
+
+PRIOR_LOSSES = [losses.RegressionPriorLoss, losses.ClassificationPriorLoss]
+INDEXER = networks.GaussianWithUnitIndexer(4)
+BATCH = cases.batch_of(np.zeros([4, 1]))
+
+
+def _sum_network(params, state, inputs, index):
+    train = inputs @ jnp.ones([inputs.shape[1], 1])
+    return networks.OutputWithPrior(train, jnp.zeros_like(train)), state
+
+
+def _indexed(params, state, inputs, index):
+    """Train is the index; the state scales it and is changed."""
+    train = state["net"]["scale"] * jnp.ones([len(inputs), 3]) * index[1]
+    extra = {"log_var": inputs[:, :1] + jnp.zeros([4, 3])}
+    out = networks.OutputWithPrior(train, jnp.zeros_like(train), extra)
+    return out, {"net": {"scale": jnp.nan}}
+
+
+def test_golden_regression_prior():
+    loss_fn = losses.RegressionPriorLoss(num_index_sample=4)
+    batch = cases.golden_batch("regression")
+    report = cases.evaluate(loss_fn, cases.golden_ensemble(1), batch)
+    golden.assert_matches("loss_regression_prior", report)
+
+
+def test_golden_combination_with_data_loss():
+    data = losses.average_single_index_loss(losses.XentLoss(3), 2)
+    prior = losses.ClassificationPriorLoss(num_index_sample=3, scale=0.5)
+    config = losses.CombineLossConfig(data, "data", 2.0)
+    report = cases.evaluate(
+        losses.combine_losses([config, prior]),
+        cases.golden_ensemble(3),
+        cases.golden_batch("classification"),
+    )
+    golden.assert_matches("loss_combined", report)
+
+
+@pytest.mark.parametrize("prior_loss", PRIOR_LOSSES)
+def test_value_stated_for_the_original(prior_loss):
+    enn = networks.EnnArray(_sum_network, None, networks.EnsembleIndexer(3))
+    loss, (state, metrics) = prior_loss(3)(enn, {}, {}, BATCH, golden.keys(0))
+    np.testing.assert_allclose(loss, 3.0706925, rtol=1e-6)
+    assert (state, metrics) == ({}, {})
+
+
+@pytest.mark.parametrize("key", [jax.random.key(3), jax.random.PRNGKey(3)])
+def test_state_is_used_and_kept_and_keys_are_split(key):
+    # Networks used to be given an empty state.
+    state = {"net": {"scale": jnp.array(2.0)}}
+    enn = networks.EnnArray(_indexed, None, INDEXER)
+    loss_fn = losses.RegressionPriorLoss(5, scale=10.0)
+    loss, (new_state, _) = loss_fn(enn, {}, state, BATCH, key)
+    index_key, _ = jax.random.split(key)
+    indices = utils.make_batch_indexer(INDEXER, 5)(index_key)[:, 1]
+    np.testing.assert_allclose(loss, 10 * 0.5 * np.mean((2 * indices) ** 2), rtol=1e-5)
+    assert new_state == state
+
+
+@pytest.mark.parametrize("prior_loss", PRIOR_LOSSES)
+def test_distillation_adds_terms_at_the_mean_index(prior_loss):
+    # The network was called without its state, a TypeError.
+    state = {"net": {"scale": jnp.array(2.0)}}
+    enn = networks.EnnArray(_indexed, None, INDEXER)
+    args = (enn, {}, state, BATCH, golden.keys(1))
+    plain = prior_loss(5, scale=10.0)(*args)[0]
+    loss, (new_state, _) = prior_loss(5, scale=10.0, distill_index=True)(*args)
+    index_key, data_key = jax.random.split(golden.keys(1))
+    x = losses.MatchingGaussianData()(BATCH, data_key)
+    outs = losses.generate_batched_forward_at_data_with_state(
+        5, x, enn, {}, index_key, state
+    )
+    distill_out, _ = _indexed({}, state, x, INDEXER.mean_index)
+    kind = prior_loss.__name__.removesuffix("PriorLoss").lower()
+    terms = [
+        getattr(prior_losses, f"distill_{moment}_{kind}")(outs, distill_out)
+        for moment in ("mean", "var")
+    ]
+    np.testing.assert_allclose(loss - plain, sum(terms), rtol=1e-4)
+    assert terms[1] > 0
+    assert new_state == state
+
+
+def test_indexer_without_a_mean_has_nothing_to_distil():
+    enn = networks.EnnArray(_sum_network, None, networks.EnsembleIndexer(3))
+    args = (enn, {}, {}, BATCH, golden.keys(0))
+    distilled = losses.RegressionPriorLoss(3, distill_index=True)(*args)
+    assert distilled == losses.RegressionPriorLoss(3)(*args)
+
+
+@pytest.mark.parametrize("prior_loss", PRIOR_LOSSES)
+@pytest.mark.parametrize("num_index_sample", [0, 2.5])
+def test_number_of_indices_is_checked(prior_loss, num_index_sample):
+    with pytest.raises(ValueError, match="num_index_sample must be an integer >= 1"):
+        prior_loss(num_index_sample)
+
+
+def test_plain_outputs_have_no_prior_loss_and_say_so(caplog):
+    with caplog.at_level(logging.WARNING):
+        penalty = prior_losses.l2_training_penalty(jnp.ones([2, 3, 1]))
+    assert penalty == 0
+    assert "no OutputWithPrior" in caplog.text
+
+
+def test_forward_stacks_every_part_of_the_output():
+    def apply(params, inputs, index):
+        return {"out": inputs * params + index, "index": index}
+
+    enn = networks.EnnNoState(apply, None, networks.EnsembleIndexer(10))
+    outs = losses.generate_batched_forward_at_data(
+        4, jnp.ones([2, 1]), enn, 10.0, golden.keys(0)
+    )
+    indices = utils.make_batch_indexer(enn.indexer, 4)(golden.keys(0))
+    np.testing.assert_array_equal(outs["index"], indices)
+    wanted = np.broadcast_to(10 + np.array(indices)[:, None, None], [4, 2, 1])
+    np.testing.assert_array_equal(outs["out"], wanted)
+
+
+def test_gaussian_data_match_the_shape_of_the_batch():
+    batch = cases.batch_of(np.zeros([2, 1])).replace(x=np.zeros([2, 3, 4], np.uint8))
+    x = losses.MatchingGaussianData(scale=3.0)(batch, golden.keys(7))
+    np.testing.assert_allclose(x, 3 * golden.normal(2, 3, 4, seed=7), rtol=1e-6)
+    first, second = losses.RegressionPriorLoss(1), losses.RegressionPriorLoss(1)
+    assert first.input_generator is not second.input_generator
+
+
+def test_gaussian_dataset_is_endless_and_fixed_by_its_seed():
+    batches = list(itertools.islice(losses.make_gaussian_dataset(2, 3, 0), 3))
+    stated = [-2.4424558, -2.0356805, 0.20554423]
+    np.testing.assert_allclose(batches[0].x[0], stated, rtol=1e-6)
+    np.testing.assert_array_equal(batches[2].y, [[1.0], [1.0]])
+    assert not np.allclose(batches[0].x, batches[1].x)
+    again = next(losses.make_gaussian_dataset(2, 3, 0))
+    np.testing.assert_array_equal(again.x, batches[0].x)
+    other = next(losses.make_gaussian_dataset(2, 3, 1))
+    assert not np.allclose(other.x, batches[0].x)
