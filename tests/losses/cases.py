@@ -1,5 +1,6 @@
 """Networks and batches that the tests of losses share."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ def golden_batch(kind: str) -> datasets.ArrayBatch:
     return datasets.ArrayBatch(x=golden.X5, y=y, data_index=jnp.arange(6)[:, None] + 3)
 
 
+@functools.cache
 def golden_ensemble(num_outputs: int) -> networks.EnnArray:
     return networks.MLPEnsembleMatchedPrior(
         [8, num_outputs], dummy_input=golden.X5, num_ensemble=4

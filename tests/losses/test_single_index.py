@@ -24,6 +24,13 @@ def _row_losses(logits, labels):
     return -scipy.special.log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
 
 
+@jax.jit
+@jax.value_and_grad
+def _xent_and_gradient(logits, labels):
+    batch = cases.batch_of(Y).replace(y=labels)
+    return cases.single_value(losses.XentLoss(3), logits, batch)
+
+
 @pytest.mark.parametrize(
     ("weights", "wanted"),
     [(None, 5 / 3), (np.array([[2], [3], [9]]), 14 / 3), (np.zeros([3, 1]), 0.0)],
@@ -77,10 +84,7 @@ def test_xent_is_the_weighted_log_probability_of_the_label(dtype):
 )
 @hypothesis.settings(deadline=None, max_examples=30)
 def test_xent_and_its_gradient_are_exact_and_finite(logits, labels):
-    batch = cases.batch_of(labels)
-    loss, grad = jax.value_and_grad(
-        lambda out: cases.single_value(losses.XentLoss(3), out, batch)
-    )(logits)
+    loss, grad = _xent_and_gradient(logits, labels)
     wanted = np.mean(_row_losses(logits.astype(float), labels[:, 0]))
     np.testing.assert_allclose(loss, wanted, rtol=1e-5, atol=1e-6)
     wanted = (scipy.special.softmax(logits, axis=1) - np.eye(3)[labels[:, 0]]) / 4
@@ -94,14 +98,7 @@ def test_wrong_label_raises_eagerly_and_counts_zero_inside_jit(wrong):
     with pytest.raises(ValueError, match=r"integers in \[0, 3\), got .* in row 1"):
         cases.single_value(loss_fn, LOGITS, cases.batch_of(labels))
 
-    @jax.jit
-    def jitted(labels, logits):
-        batch = cases.batch_of(LABELS).replace(y=labels)
-        return jax.grad(lambda out: cases.single_value(loss_fn, out, batch))(
-            logits
-        ), cases.single_value(loss_fn, logits, batch)
-
-    grad, loss = jitted(labels, LOGITS)
+    loss, grad = _xent_and_gradient(LOGITS, labels)
     rows = _row_losses(LOGITS, LABELS[:, 0])
     np.testing.assert_allclose(loss, (rows[0] + rows[2]) / 3, rtol=1e-6)
     np.testing.assert_array_equal(grad[1], np.zeros(3))
