@@ -6,6 +6,8 @@ import pathlib
 import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Compiling takes most of the tests' time, and their programs run for milliseconds.
+jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update(
     "jax_compilation_cache_dir",
     os.environ.get(
