@@ -1,0 +1,174 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.special
+import scipy.stats
+
+from enn import losses, networks
+from tests import golden
+from tests.losses import cases
+
+W, B = jnp.array([0.1, 0.2]), jnp.array([1.0, 2.0])
+OUT = jnp.array([[0.5], [2.0]])
+Y = np.array([[1.0], [4.0]])
+
+
+def _params(w, b):
+    return {"m": {"w": jnp.asarray(w), "b": jnp.asarray(b)}}
+
+
+def _extra(**extra):
+    return networks.OutputWithPrior(OUT, extra=extra)
+
+
+def _value(kl_fn, params, out=OUT):
+    return kl_fn(out, params, None)
+
+
+def test_values_stated_for_the_original():
+    sampled = losses.get_sample_based_model_prior_kl_fn(10, 1.0)
+    out = _extra(hyper_index=jnp.array([0.3, 0.4]))
+    stated = -0.18058221
+    np.testing.assert_allclose(_value(sampled, _params(W, B), out), stated, rtol=1e-5)
+    diagonal = losses.get_analytical_diagonal_linear_model_prior_kl_fn(10, 2.0)
+    np.testing.assert_allclose(_value(diagonal, _params(W, B)), 0.16808425, rtol=1e-5)
+    linear = losses.get_analytical_linear_model_prior_kl_fn(10, 2.0)
+    params = _params([[0.1, 0.2, 0.3], [0.5, 0.1, 0.2]], [1.0, 2.0, 3.0])
+    np.testing.assert_allclose(_value(linear, params), 0.28124237, rtol=1e-5)
+    flow = losses.get_analytical_hyperflow_model_prior_kl_fn(10, 2.0)
+    out = _extra(log_prob=jnp.array([-3.0]), latent=jnp.ones(5))
+    np.testing.assert_allclose(_value(flow, {}, out), 0.56854284, rtol=1e-5)
+
+
+def test_gaussian_likelihood_is_a_mean_without_constants():
+    likelihood = losses.get_awgn_loglike_fn(0.5)
+    got = likelihood(OUT, cases.batch_of(Y))
+    np.testing.assert_allclose(got, -0.5 * (0.25 + 4) / 2 / 0.25, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("out", "y", "name"), [(OUT[:, 0], Y, "network output"), (OUT, Y[:, 0], "batch.y")]
+)
+def test_gaussian_likelihood_does_not_broadcast(out, y, name):
+    # [batch] against [batch, 1] used to give [batch, batch].
+    with pytest.raises(ValueError, match=rf"{name} must have shape \[batch, 1\]"):
+        losses.get_awgn_loglike_fn(0.5)(out, cases.batch_of(y))
+
+
+def test_categorical_likelihood_is_the_mean_log_probability():
+    logits, labels = golden.normal(4, 3), np.array([[0], [2], [1], [2]])
+    likelihood = losses.get_categorical_loglike_fn(3)
+    log_probs = scipy.special.log_softmax(logits, axis=1)
+    wanted = np.mean(log_probs[np.arange(4), labels[:, 0]])
+    got = likelihood(logits, cases.batch_of(labels))
+    np.testing.assert_allclose(got, wanted, rtol=1e-6)
+    with pytest.raises(ValueError, match="labels must be integers"):
+        likelihood(logits, cases.batch_of(labels + 1))
+
+
+def test_sampled_divergence_is_the_log_ratio_of_densities_at_the_sample():
+    u, rho, mu = (np.array(golden.normal(7, seed=seed)) for seed in (5, 6, 7))
+    posterior = scipy.stats.norm.pdf(u, mu, np.log1p(np.exp(rho)))
+    narrow, wide = scipy.stats.norm.pdf(u, 0, 0.5), scipy.stats.norm.pdf(u, 0, 2.0)
+    log_ratios = np.log(posterior) - np.log(0.4 * narrow + 0.6 * wide)
+    kl_fn = losses.get_sample_based_model_prior_kl_fn(10, 0.5, 2.0, 0.4)
+    got = _value(kl_fn, _params(rho, mu), _extra(hyper_index=u))
+    np.testing.assert_allclose(got, log_ratios.sum() / 10, rtol=1e-4)
+
+
+def test_diagonal_divergence_equals_its_integral():
+    s, b, sigma_0 = np.log1p(np.exp(0.3)), -0.7, 1.4
+    q, p = scipy.stats.norm(b, s), scipy.stats.norm(0, sigma_0)
+    wanted = q.expect(lambda u: q.logpdf(u) - p.logpdf(u))
+    kl_fn = losses.get_analytical_diagonal_linear_model_prior_kl_fn(1, sigma_0)
+    np.testing.assert_allclose(_value(kl_fn, _params([0.3], [b])), wanted, rtol=1e-5)
+
+
+@pytest.mark.strict
+@pytest.mark.parametrize("w", [200.0, -200.0])
+def test_extreme_spreads_give_finite_values_and_gradients(w):
+    # log(1 + exp(w)) overflowed to infinity or underflowed to 0.
+    log_softplus = {200.0: np.log(200), -200.0: -200.0}[w]
+    square = max(w, 0) ** 2
+    params = _params([w], [0.5])
+
+    diagonal = losses.get_analytical_diagonal_linear_model_prior_kl_fn(1, 1.0)
+    value, grad = jax.value_and_grad(lambda p: _value(diagonal, p))(params)
+    np.testing.assert_allclose(
+        value, 0.5 * (square + 0.25 - 1 - 2 * log_softplus), rtol=1e-6
+    )
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grad))
+
+    sampled = losses.get_sample_based_model_prior_kl_fn(1, 1.0)
+    out = _extra(hyper_index=jnp.array([0.5]))
+    value, grad = jax.value_and_grad(lambda p: _value(sampled, p, out))(params)
+    np.testing.assert_allclose(value, -log_softplus + 0.125, rtol=1e-5)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grad))
+
+
+def test_linear_divergence_joins_weights_of_sorted_modules():
+    w, b = golden.normal(2, 5, seed=3), golden.normal(5, seed=4)
+    split = {
+        "b_second": {"b": b[3:], "w": w[:, 3:]},
+        "a_first": {"w": w[:, :3], "b": b[:3]},
+    }
+    kl_fn = losses.get_analytical_linear_model_prior_kl_fn(7, 0.8)
+    gram = np.array(w @ w.T) + 1e-6 * np.eye(2)
+    projected = np.array(w @ b)
+    distance = projected @ np.linalg.inv(gram) @ projected / 0.8**2
+    wanted = np.trace(gram) - 2 - np.log(np.linalg.det(gram)) + distance
+    np.testing.assert_allclose(_value(kl_fn, split), 0.5 * wanted / 7, rtol=1e-4)
+
+
+def test_flow_divergence_takes_any_tree_of_latents():
+    kl_fn = losses.get_analytical_hyperflow_model_prior_kl_fn(4, 1.5)
+    out = _extra(log_prob=jnp.array([[-2.0]]), latent={"a": B, "b": W[0]})
+    log_prior = scipy.stats.norm.logpdf([1.0, 2.0, 0.1], 0, 1.5).sum()
+    wanted = (-2 - log_prior) / 4
+    np.testing.assert_allclose(_value(kl_fn, {}, out), wanted, rtol=1e-6)
+
+
+DIAGONAL = losses.get_analytical_diagonal_linear_model_prior_kl_fn(1, 1.0)
+LINEAR = losses.get_analytical_linear_model_prior_kl_fn(1, 1.0)
+SAMPLED = losses.get_sample_based_model_prior_kl_fn(1, 1.0)
+FLOW = losses.get_analytical_hyperflow_model_prior_kl_fn(1, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("kl_fn", "params", "out", "message"),
+    [
+        (DIAGONAL, _params(W[None], B), OUT, r"must have shape \[n\], got \[1, 2\]"),
+        (DIAGONAL, _params(W, B[:1]), OUT, "one size, got {'w': 2, 'b': 1}"),
+        (DIAGONAL, {"m": {"b": B}}, OUT, r"leaves 'w' and others, got \['b'\]"),
+        (LINEAR, _params(W, B), OUT, r"w must have shape .* got \[2\]"),
+        (LINEAR, _params(W[None], B[:1]), OUT, r"b must have shape \[2\] of the"),
+        # Without extras it used to be an AttributeError.
+        (SAMPLED, _params(W, B), OUT, "OutputWithPrior with extra.'hyper_index'"),
+        (SAMPLED, _params(W, B), _extra(x=W), r"'hyper_index'.*\['x'\]"),
+        (SAMPLED, _params(W, B), _extra(hyper_index=W[0]), "'hyper_index': 1"),
+        (FLOW, {}, _extra(log_prob=W), "'latent'"),
+    ],
+)
+def test_wrong_parameters_and_outputs_are_named(kl_fn, params, out, message):
+    with pytest.raises(ValueError, match=message):
+        _value(kl_fn, params, out)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: losses.get_awgn_loglike_fn(0.0), "sigma_w"),
+        (lambda: losses.get_sample_based_model_prior_kl_fn(0, 1.0), "num_samples"),
+        (lambda: losses.get_sample_based_model_prior_kl_fn(1, -1.0), "sigma_1"),
+        (lambda: losses.get_sample_based_model_prior_kl_fn(1, 1.0, 0.0), "sigma_2"),
+        (
+            lambda: losses.get_analytical_linear_model_prior_kl_fn(1, float("nan")),
+            "sigma_0",
+        ),
+    ],
+)
+def test_scales_must_be_positive(make, name):
+    with pytest.raises(ValueError, match=f"{name} must be > 0, got"):
+        make()
