@@ -1,0 +1,149 @@
+"""What a metric is, and how it streams over batches in constant memory.
+
+A metric of one batch is a `MetricCalculator`. Over many batches it is an
+`AggregateMetricCalculator`: each call takes the state so far and returns the state
+with the batch added, whose `value` is the metric of all rows seen. There are two
+ways to make one: `make_average_aggregator` for a mean over rows, and
+`make_sum_aggregator` for a function of sums over rows.
+
+    accuracy = metrics.make_average_aggregator(
+        metrics.make_accuracy_calculator(), weight_by_size=True
+    )
+    state = None
+    for logits, labels in batches:
+        state = accuracy(logits, labels, state)
+    print(state.value)
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@runtime_checkable
+class MetricCalculator(Protocol):
+    """A metric of one batch."""
+
+    def __call__(self, logits: chex.Array, labels: chex.Array, /) -> chex.Array:
+        """Returns a scalar.
+
+        Args:
+          logits: `[num_enn_samples, batch, num_classes]`, or regression samples
+            `[num_enn_samples, batch, 1]`.
+          labels: integer classes, or regression targets, `[batch, 1]`.
+        """
+        ...
+
+
+@runtime_checkable
+class PerExampleMetric(Protocol):
+    """A metric of each row of a batch."""
+
+    def __call__(self, logits: chex.Array, labels: chex.Array, /) -> chex.Array:
+        """Returns `[batch]`; arguments as for `MetricCalculator`."""
+        ...
+
+
+class MetricsState(NamedTuple):
+    """A metric over the batches seen so far: a pytree.
+
+    Attributes:
+      value: the metric.
+      count: number of batches, or of rows where these are the weights.
+      extra: the sums that the metric is a function of, None if there are none.
+    """
+
+    value: chex.Numeric = 0.0
+    count: chex.Numeric = 0
+    extra: Any = None
+
+
+@runtime_checkable
+class AggregateMetricCalculator(Protocol):
+    """A metric over many batches, one call a batch."""
+
+    def __call__(
+        self,
+        logits: chex.Array,
+        labels: chex.Array,
+        state: MetricsState | None = None,
+    ) -> MetricsState:
+        """Returns the state with the batch added.
+
+        Args:
+          logits: as for `MetricCalculator`.
+          labels: as for `MetricCalculator`.
+          state: what the last call returned; None or `MetricsState()` to start.
+        """
+        ...
+
+
+def make_average_aggregator(
+    metric: MetricCalculator, weight_by_size: bool = False
+) -> AggregateMetricCalculator:
+    """Returns the running mean of `metric` over batches.
+
+    Args:
+      metric: a metric of one batch.
+      weight_by_size: whether a batch counts once for each of its rows. Then the mean
+        of a metric that is itself a mean over rows is that of one big batch, however
+        the rows are cut. Otherwise each batch counts once: numbers follow the
+        original `enn`, and a short last batch counts as much as a full one.
+    """
+
+    def aggregator(
+        logits: chex.Array, labels: chex.Array, state: MetricsState | None = None
+    ) -> MetricsState:
+        value, seen, _ = state or MetricsState()
+        weight = np.shape(labels)[0] if weight_by_size else 1
+        count = seen + weight
+        return MetricsState(
+            (weight * metric(logits, labels) + value * seen) / count, count
+        )
+
+    return aggregator
+
+
+def make_sum_aggregator(
+    batch_sums: Callable[[chex.Array, chex.Array], Any],
+    value: Callable[[Any], chex.Array],
+) -> AggregateMetricCalculator:
+    """Returns a metric that is a function of sums over rows.
+
+    The value depends on how the rows are cut into batches by rounding only, and not
+    at all where the sums are of integers.
+
+    Args:
+      batch_sums: `(logits, labels) -> sums` of one batch, a pytree of arrays of fixed
+        shape; they add up in `state.extra`.
+      value: `sums -> metric`.
+    """
+
+    def aggregator(
+        logits: chex.Array, labels: chex.Array, state: MetricsState | None = None
+    ) -> MetricsState:
+        _, count, previous = state or MetricsState()
+        sums = batch_sums(logits, labels)
+        if previous is not None:
+            sums = jax.tree.map(jnp.add, previous, sums)
+        return MetricsState(value(sums), count + 1, sums)
+
+    return aggregator
+
+
+@jax.jit
+def average_sampled_log_likelihood(x: chex.Array) -> jax.Array:
+    """Log of the mean likelihood: log (1/n) Σᵢ exp xᵢ, without overflow.
+
+    Args:
+      x: log-likelihoods, of any shape.
+
+    Returns:
+      A scalar of the dtype of `x`; −∞ if all entries are.
+    """
+    return jax.nn.logsumexp(x) - math.log(jnp.size(x))

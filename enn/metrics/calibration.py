@@ -1,0 +1,169 @@
+"""Calibration: does a confidence of 80 % mean right 80 % of the time?
+
+Confidence is the largest marginal class probability. Rows are sorted into bins of
+equal width by confidence, and each bin's mean confidence is compared with its
+accuracy (Guo et al., 2017, https://arxiv.org/abs/1706.04599).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from enn import _checks
+from enn.metrics.base import (
+    AggregateMetricCalculator,
+    MetricCalculator,
+    MetricsState,
+    make_sum_aggregator,
+)
+from enn.metrics.likelihood import marginal_probs
+from enn.metrics.marginal import is_correct
+
+BinSums = dict[str, jax.Array]
+
+
+class ReliabilityDiagram(NamedTuple):
+    """What a reliability diagram shows, one entry for each bin of confidence.
+
+    Attributes:
+      confidence: mean confidence, `[num_bins]`; 0 in an empty bin.
+      accuracy: fraction of rows predicted right, `[num_bins]`; 0 in an empty bin.
+      counts: number of rows, `[num_bins]`.
+    """
+
+    confidence: jax.Array
+    accuracy: jax.Array
+    counts: jax.Array
+
+
+class ExpectedCalibrationError(AggregateMetricCalculator):
+    """Expected calibration error over many batches.
+
+    ECE = Σᵢ (nᵢ/n) |accuracyᵢ − confidenceᵢ|. Bin i holds confidences in
+    [i/num_bins, (i+1)/num_bins); the last bin holds 1 too. The sums of each bin are in
+    `state.extra`, which `reliability_diagram` reads.
+
+    Attributes:
+      num_bins: number of bins.
+
+    Raises:
+      ValueError: if `num_bins` is no integer >= 1.
+    """
+
+    def __init__(self, num_bins: int):
+        self.num_bins = _checks.positive_int("num_bins", num_bins)
+        self._aggregator = make_sum_aggregator(self._batch_sums, _calibration_error)
+
+    def _batch_sums(self, logits: chex.Array, labels: chex.Array) -> BinSums:
+        probs = marginal_probs(logits)
+        return _bin_sums(probs, is_correct(probs, labels), self.num_bins, _bin_by_edge)
+
+    def __call__(
+        self,
+        logits: chex.Array,
+        labels: chex.Array,
+        state: MetricsState | None = None,
+    ) -> MetricsState:
+        """Returns the state with the batch added.
+
+        Args:
+          logits: `[num_enn_samples, batch, num_classes]`.
+          labels: classes `[batch, 1]`.
+          state: what the last call returned; None or `MetricsState()` to start.
+
+        Raises:
+          ValueError: if a label is no integer in range, or a shape is wrong.
+        """
+        return self._aggregator(logits, labels, state)
+
+
+@dataclasses.dataclass
+class SingleBatchECE(MetricCalculator):
+    """Expected calibration error of one batch.
+
+    As `ExpectedCalibrationError`, except that the bin of confidence c is
+    ⌊c · num_bins⌋ in floating point, which may differ where c is at an edge. Numbers
+    follow the original `enn`.
+
+    Attributes:
+      num_bins: number of bins.
+
+    Raises:
+      ValueError: if `num_bins` is no integer >= 1.
+    """
+
+    num_bins: int
+
+    def __post_init__(self) -> None:
+        _checks.positive_int("num_bins", self.num_bins)
+
+    def __call__(self, logits: chex.Array, labels: chex.Array) -> jax.Array:
+        """Returns a scalar in [0, 1].
+
+        Args:
+          logits: `[num_enn_samples, batch, num_classes]`.
+          labels: classes `[batch, 1]`.
+
+        Raises:
+          ValueError: if a label is no integer in range, or a shape is wrong.
+        """
+        probs = marginal_probs(logits)
+        correct = is_correct(probs, labels)
+        return _calibration_error(
+            _bin_sums(probs, correct, self.num_bins, _bin_by_floor)
+        )
+
+
+def reliability_diagram(bin_sums: BinSums) -> ReliabilityDiagram:
+    """Returns what to draw: confidence and accuracy of each bin.
+
+    Args:
+      bin_sums: `state.extra` of `ExpectedCalibrationError`, after one batch or many.
+    """
+    counts = bin_sums["counts"]
+    rows = jnp.maximum(counts, 1)
+    return ReliabilityDiagram(
+        bin_sums["prob_sums"] / rows, bin_sums["correct_sums"] / rows, counts
+    )
+
+
+def _bin_by_edge(confidence: jax.Array, num_bins: int) -> jax.Array:
+    edges = jnp.linspace(0, 1, num_bins + 1, dtype=confidence.dtype)
+    return jnp.searchsorted(edges, confidence, side="right") - 1
+
+
+def _bin_by_floor(confidence: jax.Array, num_bins: int) -> jax.Array:
+    return jnp.floor(confidence * num_bins).astype(jnp.int32)
+
+
+@functools.partial(jax.jit, static_argnames=("num_bins", "bin_fn"))
+def _bin_sums(
+    probs: jax.Array,
+    correct: jax.Array,
+    num_bins: int,
+    bin_fn: Callable[[jax.Array, int], jax.Array],
+) -> BinSums:
+    confidence = probs.max(axis=-1)
+    # A confidence of 1, or above it by rounding, belongs to the last bin.
+    bins = jnp.clip(bin_fn(confidence, num_bins), 0, num_bins - 1)
+
+    def total(values: jax.Array) -> jax.Array:
+        return jax.ops.segment_sum(values.astype(jnp.float32), bins, num_bins)
+
+    return {
+        "correct_sums": total(correct),
+        "prob_sums": total(confidence),
+        "counts": total(jnp.ones_like(bins)),
+    }
+
+
+@jax.jit
+def _calibration_error(bin_sums: BinSums) -> jax.Array:
+    # (n_i / n) |correct_i / n_i - prob_i / n_i|, with n_i cancelled.
+    gaps = jnp.abs(bin_sums["correct_sums"] - bin_sums["prob_sums"])
+    return gaps.sum() / bin_sums["counts"].sum()

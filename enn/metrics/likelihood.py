@@ -1,0 +1,101 @@
+"""Likelihoods of the labels: one for each index sample, and averaged over samples."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from enn import _checks
+from enn.metrics.base import average_sampled_log_likelihood
+
+
+def check_labels(labels: chex.Array, batch: int, num_classes: int) -> jax.Array:
+    """Returns labels `[batch, 1]` as `[batch]`.
+
+    Raises:
+      ValueError: if a label is no integer in [0, num_classes), or the shape is wrong.
+    """
+    _checks.shape("labels", labels, (batch, 1), "[batch, 1]")
+    _checks.class_labels(labels, num_classes)
+    return jnp.asarray(labels)[:, 0]
+
+
+def check_integer_labels(labels: chex.Array, batch: int, num_classes: int) -> jax.Array:
+    """Returns integer labels `[batch, 1]` as `[batch]`.
+
+    Raises:
+      TypeError: if the labels are of another type, even if their values are integers.
+      ValueError: if a label is out of range, or the shape is wrong.
+    """
+    dtype = jnp.asarray(labels).dtype
+    if not jnp.issubdtype(dtype, jnp.integer):
+        raise TypeError(f"labels must be integers, got {dtype}.")
+    return check_labels(labels, batch, num_classes)
+
+
+def at_labels(values: jax.Array, labels: jax.Array) -> jax.Array:
+    """Picks the entry of each row at its label; a label out of range gives NaN.
+
+    Args:
+      values: `[..., batch, num_classes]`.
+      labels: integer classes `[batch]`.
+
+    Returns:
+      `[..., batch]`.
+    """
+    picked = values.at[..., jnp.arange(len(labels)), labels]
+    return picked.get(mode="fill", wrap_negative_indices=False)
+
+
+@jax.jit
+def marginal_probs(logits: jax.Array) -> jax.Array:
+    """Class probabilities averaged over the index samples.
+
+    Args:
+      logits: `[num_enn_samples, batch, num_classes]`.
+
+    Returns:
+      `[batch, num_classes]`.
+
+    Raises:
+      ValueError: if `logits` does not have three axes.
+    """
+    _check_logits(logits)
+    return jax.nn.softmax(logits).mean(axis=0)
+
+
+def label_log_likelihoods(logits: chex.Array, labels: chex.Array) -> jax.Array:
+    """Log-probability of each label under each index sample.
+
+    Args:
+      logits: `[num_enn_samples, batch, num_classes]`.
+      labels: integer classes `[batch, 1]`.
+
+    Returns:
+      `[num_enn_samples, batch]`. Inside `jax.jit`, where labels cannot be looked at,
+      one that is out of range gives NaN.
+
+    Raises:
+      TypeError: if the labels are no integers.
+      ValueError: if a label is out of range, or a shape is wrong.
+    """
+    _check_logits(logits)
+    _, batch, num_classes = logits.shape
+    return _log_likelihoods(logits, check_integer_labels(labels, batch, num_classes))
+
+
+@jax.jit
+def _log_likelihoods(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    # log_softmax, but picked before it is normalised: no array of all classes is made.
+    shifted = logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+    return at_labels(shifted, labels) - jnp.log(jnp.exp(shifted).sum(axis=-1))
+
+
+@jax.jit
+def average_log_likelihood(log_likelihoods: jax.Array) -> jax.Array:
+    """Mean over n of log (1/S) Σₛ exp ℓₛₙ, for ℓ of shape `[num_enn_samples, n]`."""
+    return jnp.mean(jax.vmap(average_sampled_log_likelihood, 1)(log_likelihoods))
+
+
+def _check_logits(logits: chex.Array) -> None:
+    axes = "[num_enn_samples, batch, num_classes]"
+    _checks.shape("logits", logits, (None, None, None), axes)

@@ -1,0 +1,105 @@
+"""Metrics of marginal predictions: each row by itself.
+
+The marginal prediction is the mean over epistemic indices of the class
+probabilities, p(y | x) = (1/S) Σₛ softmax(f(x, zₛ))_y.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from enn import _checks
+from enn.metrics.base import MetricCalculator
+from enn.metrics.likelihood import (
+    at_labels,
+    average_log_likelihood,
+    check_integer_labels,
+    check_labels,
+    label_log_likelihoods,
+    marginal_probs,
+)
+
+
+def categorical_log_likelihood(probs: chex.Array, labels: chex.Array) -> jax.Array:
+    """Log-likelihood of a whole batch under given probabilities: Σ_b log p_b(y_b).
+
+    Args:
+      probs: `[batch, num_classes]`.
+      labels: integer classes `[batch, 1]`.
+
+    Returns:
+      A scalar; −∞ if a label has probability 0.
+
+    Raises:
+      TypeError: if the labels are no integers.
+      ValueError: if a label is out of range, or a shape is wrong.
+    """
+    _checks.shape("probs", probs, (None, None), "[batch, num_classes]")
+    classes = check_integer_labels(labels, *probs.shape)
+    return jnp.sum(jnp.log(at_labels(jnp.asarray(probs), classes)))
+
+
+def calculate_marginal_ll(logits: chex.Array, labels: chex.Array) -> jax.Array:
+    """Marginal log-likelihood, mean over the batch, in nats.
+
+    (1/B) Σ_b log (1/S) Σₛ softmax(logits_sb)_y, in log space throughout: a confident
+    wrong prediction gives a large number, not −∞.
+
+    Args:
+      logits: `[num_enn_samples, batch, num_classes]`.
+      labels: integer classes `[batch, 1]`.
+
+    Returns:
+      A scalar.
+
+    Raises:
+      TypeError: if the labels are no integers.
+      ValueError: if a label is out of range, or a shape is wrong.
+    """
+    return average_log_likelihood(label_log_likelihoods(logits, labels))
+
+
+def make_nll_marginal_calculator() -> MetricCalculator:
+    """Returns the negative of `calculate_marginal_ll`."""
+
+    def calculator(logits: chex.Array, labels: chex.Array) -> jax.Array:
+        return -calculate_marginal_ll(logits, labels)
+
+    return calculator
+
+
+def calculate_accuracy(logits: chex.Array, labels: chex.Array) -> jax.Array:
+    """Fraction of rows whose most probable class, marginally, is the label.
+
+    Args:
+      logits: `[num_enn_samples, batch, num_classes]`.
+      labels: classes `[batch, 1]`.
+
+    Returns:
+      A scalar in [0, 1].
+
+    Raises:
+      ValueError: if a label is no integer in range, or a shape is wrong.
+    """
+    return jnp.mean(is_correct(marginal_probs(logits), labels))
+
+
+def make_accuracy_calculator() -> MetricCalculator:
+    """Returns `calculate_accuracy`."""
+    return calculate_accuracy
+
+
+def is_correct(probs: jax.Array, labels: chex.Array) -> jax.Array:
+    """Whether the most probable class is the label.
+
+    Args:
+      probs: `[batch, num_classes]`.
+      labels: classes `[batch, 1]`.
+
+    Returns:
+      Booleans `[batch]`.
+
+    Raises:
+      ValueError: if a label is no integer in range, or the shape is not `[batch, 1]`.
+    """
+    return jnp.argmax(probs, axis=-1) == check_labels(labels, *probs.shape)

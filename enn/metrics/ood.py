@@ -1,0 +1,126 @@
+"""Detection of out-of-distribution inputs from any score: AUROC and AUPR.
+
+Out of distribution is the positive class, and should have the higher scores
+(Hendrycks and Gimpel, 2017, https://arxiv.org/abs/1610.02136). Good scores are in
+`enn.metrics.uncertainty`.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from enn import _checks
+from enn.metrics.base import AggregateMetricCalculator
+from enn.metrics.histogram import (
+    ScoreFn,
+    ScoreHistogram,
+    exact_histogram,
+    make_histogram_aggregator,
+)
+
+
+def calculate_auroc(scores: chex.Array, is_ood: chex.Array) -> jax.Array:
+    """Area under the receiver operating characteristic.
+
+    P(s₊ > s₋) + ½ P(s₊ = s₋) for the scores of a random row out of and in distribution.
+
+    Args:
+      scores: higher for rows that seem out of distribution, `[n]`.
+      is_ood: 1 or True for rows out of distribution, else 0 or False, `[n]`.
+
+    Returns:
+      A scalar in [0, 1]; 0.5, as for a random score, if rows of one kind are missing.
+
+    Raises:
+      ValueError: if `is_ood` is neither 0 nor 1, shapes differ, or a score is NaN.
+    """
+    return _auroc(exact_histogram(scores, _as_binary(is_ood)))
+
+
+def calculate_aupr(scores: chex.Array, is_ood: chex.Array) -> jax.Array:
+    """Area under the precision–recall curve, as average precision.
+
+    Σᵢ (Rᵢ − Rᵢ₋₁) Pᵢ over the distinct scores in falling order, with precision Pᵢ and
+    recall Rᵢ of calling rows with at least this score out of distribution. There is
+    no interpolation, which would be too optimistic.
+
+    Args:
+      scores: higher for rows that seem out of distribution, `[n]`.
+      is_ood: 1 or True for rows out of distribution, else 0 or False, `[n]`.
+
+    Returns:
+      A scalar in [0, 1]; 0 if no row is out of distribution.
+
+    Raises:
+      ValueError: if `is_ood` is neither 0 nor 1, shapes differ, or a score is NaN.
+    """
+    return _aupr(exact_histogram(scores, _as_binary(is_ood)))
+
+
+def make_auroc_aggregator(
+    score_fn: ScoreFn, num_bits: int = 16
+) -> AggregateMetricCalculator:
+    """Returns the AUROC over many batches, in constant memory.
+
+    Scores in one bin of `binned_histogram` count as tied. The value does not depend on
+    how the rows are cut into batches, and differs from `calculate_auroc` of all rows
+    by at most ½ Σᵢ PᵢNᵢ / (PN), half the fraction of pairs that share a bin, for
+    Pᵢ and Nᵢ rows out of and in distribution in bin i.
+
+    Args:
+      score_fn: `logits -> scores`, `[batch]`, higher for out of distribution.
+      num_bits: bits of the score to keep; the state has 2 · 2^num_bits integers.
+
+    Returns:
+      An aggregator `(logits, is_ood, state)`, with `is_ood` 0 or 1, `[batch, 1]`; its
+      value is 0.5 until rows of both kinds have been seen.
+    """
+    return make_histogram_aggregator(score_fn, _binary_labels, _auroc, num_bits)
+
+
+def make_aupr_aggregator(
+    score_fn: ScoreFn, num_bits: int = 16
+) -> AggregateMetricCalculator:
+    """Returns the AUPR over many batches, in constant memory.
+
+    Scores in one bin of `binned_histogram` count as tied. The value does not depend on
+    how the rows are cut into batches, and differs from `calculate_aupr` of all rows by
+    at most Σᵢ Pᵢ/P [(T + Pᵢ) / (T + Pᵢ + F) − (T + 1) / (T + 1 + F + Nᵢ)], for Pᵢ and
+    Nᵢ rows out of and in distribution in bin i, T and F in all higher bins.
+
+    Args:
+      score_fn: `logits -> scores`, `[batch]`, higher for out of distribution.
+      num_bits: bits of the score to keep; the state has 2 · 2^num_bits integers.
+
+    Returns:
+      An aggregator `(logits, is_ood, state)`, with `is_ood` 0 or 1, `[batch, 1]`; its
+      value is 0 until a row out of distribution has been seen.
+    """
+    return make_histogram_aggregator(score_fn, _binary_labels, _aupr, num_bits)
+
+
+def _as_binary(is_ood: chex.Array) -> jax.Array:
+    _checks.class_labels(is_ood, 2)
+    return jnp.asarray(is_ood, jnp.int32)
+
+
+def _binary_labels(logits: chex.Array, is_ood: chex.Array) -> jax.Array:
+    _checks.shape("is_ood", is_ood, (None, 1), "[batch, 1]")
+    return _as_binary(is_ood)[:, 0]
+
+
+@jax.jit
+def _auroc(histogram: ScoreHistogram) -> jax.Array:
+    positives, negatives = histogram.totals, histogram.counts - histogram.totals
+    beaten = jnp.cumsum(negatives) - negatives / 2
+    wins = jnp.sum(positives * beaten)
+    pairs = positives.sum() * negatives.sum().astype(wins.dtype)
+    return jnp.where(pairs > 0, wins / jnp.maximum(pairs, 1), 0.5)
+
+
+@jax.jit
+def _aupr(histogram: ScoreHistogram) -> jax.Array:
+    counts, positives = histogram
+    num_called = jnp.cumsum(counts[::-1])[::-1]
+    precision = jnp.cumsum(positives[::-1])[::-1] / jnp.maximum(num_called, 1)
+    return jnp.sum(positives * precision) / jnp.maximum(positives.sum(), 1)

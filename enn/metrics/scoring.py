@@ -1,0 +1,29 @@
+"""Proper scoring rules of class probabilities."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from enn.metrics.likelihood import check_labels, marginal_probs
+
+
+def calculate_brier_score(logits: chex.Array, labels: chex.Array) -> jax.Array:
+    """Brier score of the marginal prediction, mean over the batch.
+
+    (1/B) Σ_b Σ_c (p_b(c) − 1[c = y_b])², from 0, certain and right, to 2, certain and
+    wrong (Brier, 1950, https://doi.org/10.1175/1520-0493(1950)078%3C0001:VOFEIT%3E2.0.CO;2).
+
+    Args:
+      logits: `[num_enn_samples, batch, num_classes]`.
+      labels: classes `[batch, 1]`.
+
+    Returns:
+      A scalar.
+
+    Raises:
+      ValueError: if a label is no integer in range, or a shape is wrong.
+    """
+    probs = marginal_probs(logits)
+    classes = check_labels(labels, *probs.shape)
+    targets = jax.nn.one_hot(classes, probs.shape[-1], dtype=probs.dtype)
+    return jnp.mean(jnp.sum((probs - targets) ** 2, axis=-1))

@@ -1,0 +1,99 @@
+"""One contract for all metrics: batches give the value of all rows at once."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from enn import metrics
+from tests.metrics.batches import LABELS, LOGITS, normal
+
+mean_over_rows = functools.partial(metrics.make_average_aggregator, weight_by_size=True)
+CLASSIFICATION = {
+    "accuracy": mean_over_rows(metrics.make_accuracy_calculator()),
+    "brier": mean_over_rows(metrics.calculate_brier_score),
+    "marginal nll": mean_over_rows(metrics.make_nll_marginal_calculator()),
+    "joint nll": mean_over_rows(metrics.make_nll_joint_calculator(2)),
+    "ece": metrics.ExpectedCalibrationError(10),
+}
+REGRESSION = {
+    "crps": mean_over_rows(metrics.calculate_crps),
+    "gaussian nll": mean_over_rows(metrics.make_gaussian_nll_calculator(0.1)),
+    "gaussian joint nll": mean_over_rows(
+        metrics.make_gaussian_nll_joint_calculator(0.5, 2)
+    ),
+}
+HISTOGRAMS = {
+    "auroc": metrics.make_auroc_aggregator(metrics.mutual_information, 12),
+    "aupr": metrics.make_aupr_aggregator(metrics.predictive_entropy, 12),
+    "aurc": metrics.make_aurc_aggregator(num_bits=12),
+}
+AGGREGATORS = CLASSIFICATION | REGRESSION | HISTOGRAMS
+
+
+def _rows(name):
+    if name in REGRESSION:
+        return normal(9, 24, 1, seed=6), normal(24, 1, seed=7)
+    return LOGITS, LABELS % 2 if name in HISTOGRAMS else LABELS
+
+
+def _stream(name, ends, transform=lambda aggregator: aggregator):
+    logits, labels = _rows(name)
+    aggregator, state = transform(AGGREGATORS[name]), None
+    for start, end in zip([0, *ends], [*ends, 24], strict=True):
+        state = aggregator(logits[:, start:end], labels[start:end], state)
+    return state
+
+
+@pytest.mark.strict
+@pytest.mark.parametrize("ends", [[4], [4, 20]])
+@pytest.mark.parametrize("name", AGGREGATORS)
+def test_the_cut_into_batches_does_not_matter(name, ends):
+    whole, parts = _stream(name, []), _stream(name, ends)
+    if name in HISTOGRAMS:
+        assert float(parts.value) == float(whole.value)
+    else:
+        np.testing.assert_allclose(parts.value, whole.value, rtol=1e-5)
+    sizes = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(whole.extra)]
+    assert sizes == [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(parts.extra)]
+
+
+@pytest.mark.parametrize("name", AGGREGATORS)
+def test_one_compilation_serves_all_later_batches(name):
+    calls = []
+
+    def counted(aggregator):
+        def count(*args):
+            calls.append(1)
+            return aggregator(*args)
+
+        return jax.jit(count)
+
+    parts = _stream(name, [4, 8, 12, 16, 20], counted)
+    # The first batch has no state; the second makes it one of arrays.
+    assert len(calls) == 2
+    np.testing.assert_allclose(parts.value, _stream(name, []).value, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", CLASSIFICATION)
+def test_value_of_one_batch_is_that_of_the_metric(name):
+    single = {
+        "accuracy": metrics.make_accuracy_calculator(),
+        "brier": metrics.calculate_brier_score,
+        "marginal nll": metrics.make_nll_marginal_calculator(),
+        "joint nll": metrics.make_nll_joint_calculator(2),
+        "ece": metrics.SingleBatchECE(10),
+    }
+    value = single[name](LOGITS, LABELS)
+    np.testing.assert_allclose(_stream(name, []).value, value, rtol=1e-6)
+
+
+def test_aggregators_follow_the_protocol():
+    for aggregator in AGGREGATORS.values():
+        assert isinstance(aggregator, metrics.AggregateMetricCalculator)
+        assert callable(aggregator)
+    state = AGGREGATORS["auroc"](LOGITS, LABELS % 2)
+    assert isinstance(state, metrics.MetricsState)
+    assert jnp.shape(state.value) == ()
