@@ -1,0 +1,92 @@
+"""Selection of the rows of highest priority."""
+
+from typing import TypeVar
+
+import chex
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from enn import _checks
+from enn.active_learning import priorities
+from enn.active_learning.base import ActiveLearner, PriorityFnCtor
+from enn.datasets.base import ArrayBatch
+from enn.networks.forwarders import EnnBatchFwd
+
+Tree = TypeVar("Tree")
+
+
+class PrioritizedBatcher(ActiveLearner):
+    """Selects the `acquisition_size` rows of highest priority."""
+
+    def __init__(
+        self,
+        enn_batch_fwd: EnnBatchFwd[chex.Array],
+        acquisition_size: int = 64,
+        priority_fn_ctor: PriorityFnCtor | None = None,
+    ):
+        """Creates the batcher.
+
+        Args:
+          enn_batch_fwd: predictions of the network.
+          acquisition_size: number of rows to select.
+          priority_fn_ctor: makes the priority function; uniform priority if None.
+
+        Raises:
+          ValueError: if `acquisition_size` is no integer >= 1.
+        """
+        if priority_fn_ctor is None:
+            priority_fn_ctor = priorities.get_priority_fn_ctor("uniform")
+        self._priority_fn = priority_fn_ctor(enn_batch_fwd)
+        self.acquisition_size = acquisition_size
+
+    @property
+    def acquisition_size(self) -> int:
+        """Number of rows to select.
+
+        A compiled `sample_batch` keeps the number it was compiled with.
+
+        Raises:
+          ValueError: if set to what is no integer >= 1.
+        """
+        return self._acquisition_size
+
+    @acquisition_size.setter
+    def acquisition_size(self, size: int) -> None:
+        self._acquisition_size = _checks.positive_int("acquisition_size", size)
+
+    def sample_batch(
+        self,
+        params: hk.Params,
+        state: hk.State,
+        batch: ArrayBatch,
+        key: chex.PRNGKey,
+    ) -> ArrayBatch:
+        """Returns the rows of highest priority, in rising order of priority.
+
+        Among rows of equal priority, later ones are preferred; a priority of NaN counts
+        as the lowest.
+
+        Args:
+          params: parameters of the network.
+          state: state of the network.
+          batch: the pool to select from.
+          key: random key, passed to the priority function as it is.
+
+        Returns:
+          `acquisition_size` rows, or all if there are fewer.
+        """
+        scores, _ = self._priority_fn(params, state, batch, key)
+        ranking = jnp.argsort(jnp.where(jnp.isnan(scores), -jnp.inf, scores))
+        return get_at_index(batch, ranking[-self.acquisition_size :])
+
+
+def get_at_index(t: Tree, idx: chex.Array) -> Tree:
+    """Indexes the first axis of every leaf; scalar leaves stay as they are.
+
+    Args:
+      t: a pytree of arrays.
+      idx: which rows, `[num_rows]`.
+    """
+    return jax.tree.map(lambda x: x if np.ndim(x) == 0 else x[idx], t)
