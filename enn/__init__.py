@@ -14,6 +14,7 @@ _SUBMODULES = (
     "base",
     "data_noise",
     "datasets",
+    "extra",
     "loggers",
     "losses",
     "metrics",
