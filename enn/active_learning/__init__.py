@@ -7,6 +7,7 @@ from enn.active_learning.base import (
     PriorityFnCtor,
     PriorityOutput,
 )
+from enn.active_learning.loop import LearningCurvePoint, TrainableExperiment, run
 from enn.active_learning.priorities import (
     get_implemented_priority_fn_ctors,
     get_per_example_priority,
@@ -20,11 +21,13 @@ from enn.active_learning.prioritized import PrioritizedBatcher
 
 __all__ = [
     "ActiveLearner",
+    "LearningCurvePoint",
     "PerExamplePriority",
     "PrioritizedBatcher",
     "PriorityFn",
     "PriorityFnCtor",
     "PriorityOutput",
+    "TrainableExperiment",
     "get_implemented_priority_fn_ctors",
     "get_per_example_priority",
     "get_priority_fn_ctor",
@@ -32,4 +35,5 @@ __all__ = [
     "make_scaled_mean_per_example",
     "make_scaled_std_per_example",
     "make_ucb_per_example",
+    "run",
 ]
