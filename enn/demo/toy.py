@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-from enn import losses
-from enn.active_learning.priorities import bald_per_example
+from enn import losses, metrics
 from enn.datasets.toy import make_regression_data
 from enn.demo import agents as demo_agents
 from enn.supervised import classification_data, plots, regression_data
@@ -70,8 +69,7 @@ def draw_moons(names: list[str], seed: int, steps: int) -> "Figure":
         )
         logits = sample_predictions(experiment, grid, _NUM_SAMPLES)
         mean = jax.nn.softmax(logits)[..., 1].mean(axis=0)
-        labels = np.zeros([len(grid), 1], int)
-        bald = bald_per_example(logits, labels, jax.random.PRNGKey(0)) / np.log(2)
+        bald = metrics.mutual_information(logits) / np.log(2)
         data = (dataset.data.x, dataset.data.y[:, 0])
         for ax, values, title in zip(
             column, (mean, bald), (_TITLES[name], ""), strict=True
