@@ -156,7 +156,7 @@ def test_missing_mask_and_segments_are_ones_and_zeros():
 @pytest.mark.parametrize("dtype", [bool, np.int8, np.float32])
 def test_masks_of_any_dtype(dtype):
     mask = np.asarray(INPUTS.input_mask).astype(dtype)
-    out, _ = _enn().apply(_params(), {}, INPUTS._replace(input_mask=mask), key(0))
+    out = _output(INPUTS._replace(input_mask=mask))
     np.testing.assert_allclose(out.train, _output().train, rtol=1e-5, atol=1e-6)
 
 
@@ -242,7 +242,7 @@ def test_masked_lm_head_can_be_left_out_but_keeps_its_parameters():
     without = _enn(masked_lm=False)
     params = _params(masked_lm=False)
     jax.tree.map(np.testing.assert_array_equal, params, _params())
-    out, _ = without.apply(params, {}, INPUTS, key(0))
+    out = _output(params=params, masked_lm=False)
     assert set(out.extra) == {"hidden_layer_0", "pooled_output"}
     np.testing.assert_allclose(out.train, _output().train, rtol=1e-5, atol=1e-6)
     saved = flops(_enn().apply, params, {}, INPUTS, key(0)) - flops(
