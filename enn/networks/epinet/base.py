@@ -1,0 +1,143 @@
+"""An epinet on a trained base network, as one epistemic network."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import chex
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from enn import base
+from enn.networks.base import EnnArray, Output, OutputWithPrior
+from enn.networks.epinet.checkpoint import EnnCheckpoint
+from enn.networks.epinet.protocols import (
+    BaseHiddenParser,
+    EpinetApplyWithState,
+    EpinetInitWithState,
+    EpinetWithState,
+)
+from enn.networks.module_trees import merge_modules
+from enn.networks.outputs import parse_to_output_with_prior
+
+__all__ = [
+    "BaseHiddenParser",
+    "EpinetApplyWithState",
+    "EpinetInitWithState",
+    "EpinetWithState",
+    "combine_base_epinet_as_enn",
+]
+
+
+def combine_base_epinet_as_enn(
+    base_checkpoint: EnnCheckpoint,
+    epinet: EpinetWithState,
+    parse_hidden: BaseHiddenParser,
+    base_index: base.Index | None = None,
+    base_scale: float = 1,
+    freeze_base: bool = True,
+    stop_hidden_gradient: bool = False,
+) -> EnnArray:
+    """Returns base_scale · μ(x) + σ(x, φ(x), z) for a trained base network μ.
+
+    The base network and its features φ do not depend on the index: under `jax.vmap`
+    over indices they are computed once. The checkpoint is loaded at the first forward
+    pass or initialisation.
+
+    Args:
+      base_checkpoint: the base network and its parameters.
+      epinet: the epinet σ.
+      parse_hidden: base output, an `OutputWithPrior`, -> features φ(x).
+      base_index: index of the base network, drawn with key 0 by default.
+      base_scale: factor of the base network's output.
+      freeze_base: whether the base network keeps the parameters and state of its
+        checkpoint, and only those of the epinet are the network's own. Otherwise the
+        tree holds both, and both train.
+      stop_hidden_gradient: whether no gradient flows from the epinet into the base
+        network, where that trains.
+
+    Returns:
+      Network of `OutputWithPrior` `[batch, num_outputs]` with empty `extra`, and the
+      epinet's indexer.
+
+    Raises:
+      ValueError: by `init` without `freeze_base`, if base and epinet have a module of
+        the same name.
+    """
+    loaded = _LoadedBase(base_checkpoint, base_index)
+
+    def run_base(
+        params: hk.Params, state: hk.State, inputs: chex.Array
+    ) -> tuple[OutputWithPrior, chex.Array, hk.State]:
+        net_out, state = loaded.enn.apply(params, state, inputs, loaded.index)
+        out = parse_to_output_with_prior(net_out)
+        hidden = parse_hidden(out)
+        if stop_hidden_gradient:
+            hidden = jax.lax.stop_gradient(hidden)
+        return out, hidden, state
+
+    def apply(
+        params: hk.Params, state: hk.State, inputs: chex.Array, index: base.Index
+    ) -> tuple[Output, hk.State]:
+        if freeze_base:
+            base_out, hidden, _ = run_base(loaded.params, loaded.state, inputs)
+        else:
+            base_params = {name: params[name] for name in loaded.params}
+            base_state = {name: state[name] for name in loaded.state}
+            base_out, hidden, base_state = run_base(base_params, base_state, inputs)
+            # The epinet returns these entries as it is given them.
+            state = {**state, **base_state}
+        out, epinet_state = epinet.apply(params, state, inputs, index, hidden)
+        combined = OutputWithPrior(
+            train=base_out.train * base_scale + out.train,
+            prior=base_out.prior * base_scale + out.prior,
+        )
+        return combined, epinet_state if freeze_base else {**state, **epinet_state}
+
+    def init(
+        rng_key: chex.PRNGKey, inputs: chex.Array, index: base.Index
+    ) -> tuple[hk.Params, hk.State]:
+        _, hidden, _ = run_base(loaded.params, loaded.state, inputs)
+        params, state = epinet.init(rng_key, inputs, index, hidden)
+        if freeze_base:
+            return params, state
+        return merge_modules(loaded.params, params), merge_modules(loaded.state, state)
+
+    return EnnArray(apply, init, epinet.indexer)
+
+
+class _LoadedBase:
+    """The network of a checkpoint, made and loaded once, when it is needed.
+
+    Values are concrete even where the first use is inside `jax.jit`.
+    """
+
+    def __init__(self, checkpoint: EnnCheckpoint, index: base.Index | None):
+        self._checkpoint = checkpoint
+        self._index = index
+
+    @functools.cached_property
+    def enn(self) -> EnnArray:
+        return self._checkpoint.enn_ctor()
+
+    @functools.cached_property
+    def index(self) -> base.Index:
+        if self._index is not None:
+            return self._index
+        with jax.ensure_compile_time_eval():
+            return self.enn.indexer(jax.random.PRNGKey(0))
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        return self._params_and_state[0]
+
+    @property
+    def state(self) -> Mapping[str, Any]:
+        return self._params_and_state[1]
+
+    @functools.cached_property
+    def _params_and_state(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        with jax.ensure_compile_time_eval():
+            params, state = self._checkpoint.load_fn()
+            return jax.tree.map(jnp.asarray, (params, state))

@@ -1,0 +1,83 @@
+"""An epinet on the last hidden layer of a base network."""
+
+from collections.abc import Sequence
+
+import chex
+import haiku as hk
+import jax.numpy as jnp
+
+from enn import _checks, base
+from enn.networks.base import Output, OutputWithPrior
+from enn.networks.epinet.protocols import EpinetWithState
+from enn.networks.flat_inputs import flat_inputs
+from enn.networks.indexers import GaussianIndexer
+from enn.networks.mlp import ProjectedMLP
+
+
+class MLPEpinetWithPrior(EpinetWithState):
+    """An epinet of two `ProjectedMLP`s: one trains, one is its fixed prior.
+
+    Osband et al., 2021, Epistemic neural networks, https://arxiv.org/abs/2107.08924,
+    section 4. The prior's parameters are part of the trainable tree; no gradient
+    reaches them, and `enn.networks.prior_mask` tells them apart.
+
+    Args:
+      index_dim: size of the Gaussian index.
+      num_classes: number of outputs.
+      epinet_hiddens: widths of the hidden layers of the part that trains.
+      prior_epinet_hiddens: those of the prior; the same by default.
+      prior_scale: factor of the prior.
+      drop_inputs: whether the epinet sees only the hidden features, and not the
+        flattened inputs after them.
+
+    Raises:
+      ValueError: if a size is no integer >= 1; by a call with hidden features that are
+        not `[batch, num_hidden]`.
+    """
+
+    def __init__(
+        self,
+        index_dim: int,
+        num_classes: int,
+        epinet_hiddens: Sequence[int],
+        prior_epinet_hiddens: Sequence[int] | None = None,
+        prior_scale: float = 1,
+        drop_inputs: bool = False,
+    ):
+        if prior_epinet_hiddens is None:
+            prior_epinet_hiddens = epinet_hiddens
+        parts = {"train_epinet": epinet_hiddens, "prior_epinet": prior_epinet_hiddens}
+
+        def forward(
+            inputs: chex.Array, index: base.Index, hidden: chex.Array
+        ) -> OutputWithPrior:
+            _checks.shape("hidden", hidden, (None, None), "[batch, num_hidden]")
+            features = hidden
+            if not drop_inputs:
+                features = jnp.concatenate([hidden, flat_inputs(inputs)], axis=1)
+            train, prior = (
+                ProjectedMLP(hiddens, num_classes, index_dim, name=name)(
+                    features, index
+                )
+                for name, hiddens in parts.items()
+            )
+            return OutputWithPrior(train, prior_scale * prior)
+
+        transformed = hk.without_apply_rng(hk.transform_with_state(forward))
+        indexer = GaussianIndexer(index_dim)
+        super().__init__(transformed.apply, transformed.init, indexer)
+
+
+def parse_base_hidden(base_out: Output, hidden_name: str = "final_out") -> chex.Array:
+    """Returns the entry `hidden_name` of the `extra` of a base network's output.
+
+    Raises:
+      ValueError: if the output is no `OutputWithPrior` or lacks the entry.
+    """
+    if not isinstance(base_out, OutputWithPrior):
+        raise ValueError(
+            "Hidden features are read from an OutputWithPrior, got "
+            f"{type(base_out).__name__}."
+        )
+    _checks.one_of("hidden_name", hidden_name, base_out.extra)
+    return base_out.extra[hidden_name]

@@ -1,0 +1,78 @@
+"""LeNet-5, and an ensemble of them."""
+
+from collections.abc import Sequence
+
+import chex
+import haiku as hk
+import jax
+
+from enn import _checks
+from enn.networks.ensembles import EnsembleWithState
+from enn.networks.images import as_images
+
+_CHANNELS = (6, 16, 120)
+
+
+class LeNet5(hk.Module):
+    """Convolutions with max-pooling, then two linear layers.
+
+    With relu and `SAME` padding (after LeCun et al., 1998, Gradient-based learning
+    applied to document recognition).
+
+    Args:
+      num_output_classes: number of classes.
+      lenet_output_channels: channels of each convolution.
+
+    Raises:
+      ValueError: if a size is no integer >= 1; by a call with inputs that are not
+        `[batch, height, width, channels]`.
+    """
+
+    def __init__(
+        self,
+        num_output_classes: int,
+        lenet_output_channels: Sequence[int] = _CHANNELS,
+    ):
+        super().__init__()
+        self.convs = [
+            hk.Conv2D(
+                _checks.positive_int("lenet_output_channels", channels),
+                kernel_shape=5,
+                name=f"conv_2d_{i}",
+            )
+            for i, channels in enumerate(lenet_output_channels)
+        ]
+        num_classes = _checks.positive_int("num_output_classes", num_output_classes)
+        self.linear = hk.Linear(84)
+        self.logits = hk.Linear(num_classes, name="logits")
+
+    def __call__(self, inputs: chex.Array) -> chex.Array:
+        """Returns logits `[batch, num_output_classes]`."""
+        out = as_images(inputs)
+        for conv in self.convs:
+            out = jax.nn.relu(conv(out))
+            out = hk.max_pool(out, (2, 2, 1), (2, 2, 1), "SAME")
+        out = jax.nn.relu(self.linear(hk.Flatten()(out)))
+        return self.logits(out)
+
+
+class EnsembleLeNet5ENN(EnsembleWithState):
+    """An ensemble of `LeNet5`s: the index picks a member.
+
+    Args:
+      num_output_classes: number of classes.
+      num_ensemble: number of members.
+      lenet_output_channels: channels of each convolution.
+    """
+
+    def __init__(
+        self,
+        num_output_classes: int,
+        num_ensemble: int = 1,
+        lenet_output_channels: Sequence[int] = _CHANNELS,
+    ):
+        def forward(inputs: chex.Array) -> chex.Array:
+            return LeNet5(num_output_classes, lenet_output_channels)(inputs)
+
+        model = hk.without_apply_rng(hk.transform_with_state(forward))
+        super().__init__(model, num_ensemble)

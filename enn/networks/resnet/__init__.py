@@ -1,0 +1,1 @@
+"""Residual networks: `lib` holds the modules, `base` and `priors` the ENNs."""

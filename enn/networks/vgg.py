@@ -1,0 +1,123 @@
+"""A VGG network for small images, and an ensemble of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import chex
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from enn import _checks
+from enn.networks.batch_norm import BatchNorm
+from enn.networks.ensembles import EnsembleWithState
+from enn.networks.images import as_images
+from enn.networks.layer_sizes import layer_sizes
+from enn.networks.lengths import check_equal_lengths
+
+BatchNormIndex = tuple[Any, bool]
+"""An index with a flag that says whether batch norm is training."""
+
+_CHANNELS = (64, 64, 128, 128, 128, 256, 256, 256, 512, 512, 512)
+_STRIDES = (1, 1, 2, 1, 1, 2, 1, 1, 2, 1, 1)
+
+
+class VGG(hk.Module):
+    """3x3 convolutions with batch norm, global average pooling, a linear layer.
+
+    After Simonyan and Zisserman, 2015, Very deep convolutional networks for
+    large-scale image recognition, https://arxiv.org/abs/1409.1556.
+
+    Args:
+      num_output_classes: number of classes.
+      vgg_output_channels: channels of each convolution.
+      vgg_strides: stride of each convolution.
+      name: name of the module.
+
+    Raises:
+      ValueError: if the two lists have different lengths, or a size is no
+        integer >= 1; by a call with inputs that are not
+        `[batch, height, width, channels]`.
+    """
+
+    def __init__(
+        self,
+        num_output_classes: int,
+        vgg_output_channels: Sequence[int] = _CHANNELS,
+        vgg_strides: Sequence[int] = _STRIDES,
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        check_equal_lengths(
+            vgg_output_channels=vgg_output_channels, vgg_strides=vgg_strides
+        )
+        channels = layer_sizes("vgg_output_channels", vgg_output_channels)
+        strides = layer_sizes("vgg_strides", vgg_strides)
+        self.convs = [
+            hk.Conv2D(size, kernel_shape=3, stride=stride, name=f"conv_2d_{i}")
+            for i, (size, stride) in enumerate(zip(channels, strides, strict=True))
+        ]
+        self.batch_norms = [
+            BatchNorm(
+                create_scale=False,
+                create_offset=True,
+                decay_rate=0.999,
+                name=f"batchnorm_{i}",
+            )
+            for i in range(len(channels))
+        ]
+        num_classes = _checks.positive_int("num_output_classes", num_output_classes)
+        self.logits = hk.Linear(num_classes, name="logits")
+
+    def __call__(
+        self,
+        inputs: chex.Array,
+        is_training: bool = True,
+        test_local_stats: bool = False,
+    ) -> chex.Array:
+        """Returns logits `[batch, num_output_classes]`.
+
+        Args:
+          inputs: images, `[batch, height, width, channels]`.
+          is_training: whether batch norm uses the statistics of this batch, and
+            updates its running ones.
+          test_local_stats: whether it uses those of this batch outside training too.
+        """
+        out = as_images(inputs)
+        for conv, batch_norm in zip(self.convs, self.batch_norms, strict=True):
+            out = batch_norm(conv(out), is_training, test_local_stats)
+            out = jax.nn.relu(out)
+        return self.logits(jnp.mean(out, axis=(1, 2)))
+
+
+class EnsembleVGGENN(EnsembleWithState):
+    """An ensemble of `VGG`s: the index picks a member.
+
+    Training and evaluation are two objects with the same parameters and state: one
+    with `is_training`, one without.
+
+    Args:
+      num_output_classes: number of classes.
+      num_ensemble: number of members.
+      is_training: whether batch norm uses the statistics of the batch and updates its
+        running ones.
+      test_local_stats: whether it uses those of the batch outside training too.
+      vgg_output_channels: channels of each convolution.
+      vgg_strides: stride of each convolution.
+    """
+
+    def __init__(
+        self,
+        num_output_classes: int,
+        num_ensemble: int = 1,
+        is_training: bool = True,
+        test_local_stats: bool = False,
+        vgg_output_channels: Sequence[int] = _CHANNELS,
+        vgg_strides: Sequence[int] = _STRIDES,
+    ):
+        def forward(inputs: chex.Array) -> chex.Array:
+            net = VGG(num_output_classes, vgg_output_channels, vgg_strides)
+            return net(inputs, is_training, test_local_stats)
+
+        model = hk.without_apply_rng(hk.transform_with_state(forward))
+        super().__init__(model, num_ensemble)
