@@ -1,0 +1,99 @@
+"""Testing large networks without initialising them at full cost."""
+
+import pathlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from enn import base
+from enn.networks.outputs import parse_net_output
+from tests import golden
+from tests.networks import cost
+
+
+def compiled(fn: Callable[..., Any]) -> Any:
+    """Returns `fn` compiled without optimisation, for a few calls."""
+    return jax.jit(fn, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def assert_gives_golden(
+    name: str, enn: base.EpistemicNetwork, inputs: jax.Array, left_out: str = "^$"
+) -> None:
+    """As `golden.assert_matches` of `golden.enn_report`, at one index.
+
+    Args:
+      name: name of the golden case.
+      enn: the network.
+      inputs: its inputs.
+      left_out: pattern of paths not to compare, for values that are not reproducible:
+        batch norm over the two values of a batch of two 1x1 images amplifies rounding
+        errors up to 300 times. After a few such layers inputs that differ by 1e-7
+        have no digit in common.
+    """
+    index = enn.indexer(golden.keys(1))
+    params, state = compiled(enn.init)(golden.keys(0), inputs, index)
+    out, new_state = compiled(enn.apply)(params, state, inputs, index)
+    report = {
+        "index": index,
+        "params": params,
+        "state": state,
+        "out": golden.output(out),
+        "new_state": new_state,
+    }
+    skipped = re.compile(rf"^\|outs\||{left_out}")
+    with np.load(pathlib.Path(golden.__file__).parent / f"{name}.npz") as stored:
+        wanted = {k: v for k, v in stored.items() if not skipped.search(k)}
+    got = {k: v for k, v in golden.flatten(report).items() if not skipped.search(k)}
+    assert set(got) == set(wanted)
+    for path, value in wanted.items():
+        np.testing.assert_allclose(
+            got[path], value, golden.RTOL, golden.ATOL, err_msg=path
+        )
+
+
+def shapes(enn: base.EpistemicNetwork, inputs: Any) -> tuple[Any, Any]:
+    """Returns parameters and state as nested dicts of shapes."""
+    return jax.tree.map(lambda leaf: leaf.shape, _abstract(enn, inputs))
+
+
+def random_params(
+    enn: base.EpistemicNetwork, inputs: Any, seed: int = 0
+) -> tuple[Any, Any]:
+    """Returns parameters and state of the right shapes, without running `enn.init`.
+
+    Parameters are uniform in [-0.5, 0.5], state is zero.
+    """
+    params, state = _abstract(enn, inputs)
+    rng = np.random.default_rng(seed)
+    params = jax.tree.map(
+        lambda leaf: rng.uniform(-0.5, 0.5, leaf.shape).astype(leaf.dtype), params
+    )
+    return params, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state)
+
+
+def flops_at_indices(
+    enn: base.EpistemicNetwork, inputs: Any, num_indices: int | None
+) -> float:
+    """Returns the operations of predictions at many indices, or at one for None.
+
+    Only compiles: neither parameters nor predictions are computed.
+    """
+    params, state = _abstract(enn, inputs)
+    index = enn.indexer(jax.random.PRNGKey(0))
+
+    def predict(params: Any, state: Any, inputs: Any, index: Any) -> jax.Array:
+        return parse_net_output(enn.apply(params, state, inputs, index)[0])
+
+    if num_indices is None:
+        return cost.flops(predict, params, state, inputs, index)
+    indices = jax.tree.map(lambda z: np.stack([z] * num_indices), index)
+    predict_all = jax.vmap(predict, in_axes=(None, None, None, 0))
+    return cost.flops(predict_all, params, state, inputs, indices)
+
+
+def _abstract(enn: base.EpistemicNetwork, inputs: Any) -> tuple[Any, Any]:
+    key = jax.random.PRNGKey(0)
+    return jax.eval_shape(enn.init, key, inputs, enn.indexer(key))

@@ -1,0 +1,75 @@
+import logging
+
+import jax
+import numpy as np
+import pytest
+
+from enn.networks.lenet import EnsembleLeNet5ENN
+from tests import golden
+from tests.networks import fast
+
+IMAGES = golden.normal(2, 8, 8, 3)
+
+
+def test_ensemble_gives_the_golden_numbers() -> None:
+    fast.assert_gives_golden("lenet", EnsembleLeNet5ENN(4, num_ensemble=2), IMAGES)
+
+
+def test_tree_and_predictions_of_the_specification() -> None:
+    images = golden.normal(2, 8, 8, 3, seed=5)
+    enn = EnsembleLeNet5ENN(10, 2)
+    params, state = jax.jit(enn.init)(golden.keys(0), images, 1)
+    assert jax.tree.map(np.shape, params) == {
+        "le_net5/~/conv_2d_0": {"w": (2, 5, 5, 3, 6), "b": (2, 6)},
+        "le_net5/~/conv_2d_1": {"w": (2, 5, 5, 6, 16), "b": (2, 16)},
+        "le_net5/~/conv_2d_2": {"w": (2, 5, 5, 16, 120), "b": (2, 120)},
+        "le_net5/~/linear": {"w": (2, 120, 84), "b": (2, 84)},
+        "le_net5/~/logits": {"w": (2, 84, 10), "b": (2, 10)},
+    }
+    assert not state
+    logits, _ = jax.jit(enn.apply)(params, state, images, 1)
+    np.testing.assert_allclose(logits[0, :2], [-0.039175, 0.117834], atol=1e-5)
+
+
+def test_28x28_images_have_1920_features_and_channels_can_be_chosen() -> None:
+    images = np.zeros((1, 28, 28, 1), np.float32)
+    params, _ = fast.shapes(EnsembleLeNet5ENN(10), images)
+    assert params["le_net5/~/linear"]["w"] == (1, 1920, 84)
+    enn = EnsembleLeNet5ENN(10, 3, lenet_output_channels=(2, 4))
+    params, _ = fast.shapes(enn, images)
+    assert params["le_net5/~/conv_2d_1"]["w"] == (3, 5, 5, 2, 4)
+    assert params["le_net5/~/linear"]["w"] == (3, 7 * 7 * 4, 84)
+
+
+def test_many_indices_run_every_member_once() -> None:
+    enn = EnsembleLeNet5ENN(4, 3, lenet_output_channels=(2, 4))
+    one = fast.flops_at_indices(enn, IMAGES, None)
+    assert fast.flops_at_indices(enn, IMAGES, 100) < 3.5 * one
+
+
+def test_making_and_running_it_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        fast.shapes(EnsembleLeNet5ENN(4), IMAGES)
+    assert not [record for record in caplog.records if "jax" not in record.name]
+
+
+@pytest.mark.parametrize("channels", [(6, 0), (2.5,)])
+def test_wrong_channels_raise(channels: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="lenet_output_channels"):
+        fast.shapes(EnsembleLeNet5ENN(4, 1, channels), IMAGES)
+
+
+@pytest.mark.strict
+def test_integer_images_are_taken_as_floats() -> None:
+    enn = EnsembleLeNet5ENN(4, lenet_output_channels=(2,))
+    images = np.arange(2 * 8 * 8 * 3, dtype=np.uint8).reshape(2, 8, 8, 3)
+    params, state = fast.random_params(enn, images)
+    apply = jax.jit(enn.apply)
+    logits, _ = apply(params, state, images, 0)
+    expected, _ = apply(params, state, images.astype(np.float32), 0)
+    np.testing.assert_array_equal(logits, expected)
+
+
+def test_images_without_a_batch_axis_raise() -> None:
+    with pytest.raises(ValueError, match=r"\[batch, height, width, channels\]"):
+        fast.shapes(EnsembleLeNet5ENN(4), IMAGES[0])
