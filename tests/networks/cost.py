@@ -1,0 +1,37 @@
+"""Counting the floating point operations of compiled functions."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from enn import base
+from enn.networks.outputs import parse_net_output
+
+
+def flops(fn: Callable[..., Any], *args: Any) -> float:
+    """Returns what XLA counts for `fn` compiled for `args`, arrays or their shapes."""
+    # How well the machine code is optimised makes no difference to the count.
+    options = {"xla_backend_optimization_level": 0}
+    return jax.jit(fn).lower(*args).compile(options).cost_analysis()["flops"]
+
+
+def flops_at_indices(
+    enn: base.EpistemicNetwork, inputs: Any, num_indices: int = 100
+) -> float:
+    """Returns the operations of one batch's predictions at `num_indices` indices."""
+    key = jax.random.PRNGKey(0)
+    params, state = jax.eval_shape(enn.init, key, inputs, enn.indexer(key))
+    indices = jax.vmap(enn.indexer)(jax.random.split(key, num_indices))
+
+    def predict(params: Any, state: Any, inputs: Any, index: base.Index) -> jax.Array:
+        return parse_net_output(enn.apply(params, state, inputs, index)[0])
+
+    predict_all = jax.vmap(predict, in_axes=(None, None, None, 0))
+    return flops(predict_all, params, state, inputs, indices)
+
+
+def mlp_flops(batch: int, *sizes: int) -> int:
+    """Returns the multiplications and additions of an MLP's matrix products."""
+    return 2 * batch * sum(a * b for a, b in itertools.pairwise(sizes))
