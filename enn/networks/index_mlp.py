@@ -1,0 +1,158 @@
+"""MLPs that take the epistemic index as a further input of every hidden layer."""
+
+from collections.abc import Sequence
+
+import chex
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from enn import _checks, base
+from enn.networks.additive_priors import EnnWithAdditivePrior
+from enn.networks.base import EnnArray, EpistemicModule, OutputWithPrior
+from enn.networks.flat_inputs import flat_inputs
+from enn.networks.gp_priors import GpGamma, make_random_gp_ensemble_prior_fns
+from enn.networks.indexers import GaussianWithUnitIndexer
+from enn.networks.layer_sizes import layer_sizes
+from enn.networks.linear import ConcatLinear
+from enn.networks.prior_choice import combine_functions_linear_in_index
+from enn.networks.priors import make_null_prior
+from enn.networks.wrappers import epistemic_network_from_module
+
+
+class ConcatIndexMLP(EpistemicModule):
+    """An MLP that sees the index in every hidden layer, and predicts its variance.
+
+    The log variance over the index comes from a head of its own, on the input of the
+    last hidden layer and a projection of the network's input. Numbers follow the
+    original `enn`: the output layer does not see the index, so that a network
+    without hidden layers ignores it, and the log variance depends on the index where
+    there are at least two hidden layers.
+
+    What depends on the inputs alone is kept apart from the index: under `jax.vmap`
+    over indices it is computed once. Inputs are flattened.
+
+    Args:
+      output_sizes: width of every layer; the last is the number of outputs.
+      index_dim: size of the index.
+      variance_dim: width of the two hidden layers of the variance head.
+      name: name of the module.
+
+    Raises:
+      ValueError: if `output_sizes` is empty or a size is no integer >= 1; by a call
+        with an index that is not `[index_dim]` or inputs that are not `[batch, ...]`.
+    """
+
+    def __init__(
+        self,
+        output_sizes: Sequence[int],
+        index_dim: int,
+        variance_dim: int,
+        name: str = "concat_index_mlp",
+    ):
+        super().__init__(name=name)
+        *self.hiddens, self.output_dim = layer_sizes("output_sizes", output_sizes)
+        self.index_dim = _checks.positive_int("index_dim", index_dim)
+        self.variance_dim = _checks.positive_int("variance_dim", variance_dim)
+
+    def __call__(self, inputs: chex.Array, index: base.Index) -> OutputWithPrior:
+        """Returns `train` `[batch, num_outputs]` and `extra['log_var']` alike."""
+        dim = self.index_dim
+        _checks.shape("index", index, (dim,), f"[{dim}]")
+        flat = flat_inputs(inputs)
+        _checks.shape("inputs", flat, (None, None), "[batch, ...]")
+
+        out = last_hidden_input = flat
+        for size in self.hiddens:
+            last_hidden_input = out
+            out = jax.nn.relu(ConcatLinear(size, name="linear")(out, index))
+        project = hk.nets.MLP([self.variance_dim], activate_final=True)
+        variance_head = _ConcatMLP([self.variance_dim, self.output_dim])
+        log_var = variance_head(last_hidden_input, project(flat))
+        train = hk.Linear(self.output_dim)(out)
+        return OutputWithPrior(train, jnp.zeros_like(train), {"log_var": log_var})
+
+
+class _ConcatMLP(hk.Module):
+    """An MLP on the concatenation of its inputs."""
+
+    def __init__(self, output_sizes: Sequence[int]):
+        super().__init__(name="mlp")
+        self.layers = [
+            ConcatLinear(size, name=f"linear_{i}")
+            for i, size in enumerate(output_sizes)
+        ]
+
+    def __call__(self, *parts: chex.Array) -> chex.Array:
+        first, *others = self.layers
+        out = first(*parts)
+        for layer in others:
+            out = layer(jax.nn.relu(out))
+        return out
+
+
+class IndexMLPEnn(EnnArray):
+    """An MLP on inputs and index, z = [1, ε] with E‖ε‖² = 1; see `ConcatIndexMLP`.
+
+    Args:
+      output_sizes: width of every layer; the last is the number of outputs.
+      index_dim: size of the index.
+      variance_dim: width of the variance head.
+
+    Raises:
+      ValueError: see `ConcatIndexMLP`.
+    """
+
+    def __init__(
+        self, output_sizes: Sequence[int], index_dim: int, variance_dim: int = 20
+    ):
+        layer_sizes("output_sizes", output_sizes)
+        _checks.positive_int("variance_dim", variance_dim)
+        enn = epistemic_network_from_module(
+            lambda: ConcatIndexMLP(output_sizes, index_dim, variance_dim),
+            GaussianWithUnitIndexer(index_dim),
+        )
+        super().__init__(enn.apply, enn.init, enn.indexer)
+
+
+class IndexMLPWithGpPrior(EnnWithAdditivePrior):
+    """`IndexMLPEnn` with a linear combination of random GPs as its prior: Σ_j z_j f_j.
+
+    The GPs meet the random entries of the index, and nothing its leading one. They
+    do not depend on the index: under `jax.vmap` over indices they are computed once.
+
+    Args:
+      output_sizes: width of every layer; the last is the number of outputs.
+      input_dim: number of features of the flattened input.
+      num_prior: number of GPs; the index has one entry more.
+      num_feat: number of random features of each GP.
+      variance_dim: width of the variance head.
+      gamma: inverse length scale of the GPs, see `make_random_feat_gp`.
+      prior_scale: factor of the prior function.
+      seed: seed of the GPs.
+
+    Raises:
+      ValueError: if a size is no integer >= 1; see also `ConcatIndexMLP`.
+    """
+
+    def __init__(
+        self,
+        output_sizes: Sequence[int],
+        input_dim: int,
+        num_prior: int,
+        num_feat: int,
+        variance_dim: int = 20,
+        gamma: GpGamma = 1.0,
+        prior_scale: float = 1,
+        seed: int = 0,
+    ):
+        _checks.positive_int("num_prior", num_prior)
+        enn = IndexMLPEnn(output_sizes, num_prior + 1, variance_dim)
+        output_dim = output_sizes[-1]
+        gps = make_random_gp_ensemble_prior_fns(
+            input_dim, output_dim, num_feat, gamma, num_prior, seed
+        )
+        prior_fn = combine_functions_linear_in_index(
+            [make_null_prior(output_dim), *gps]
+        )
+        super().__init__(enn, prior_fn, prior_scale)
