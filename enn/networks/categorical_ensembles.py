@@ -1,0 +1,184 @@
+"""Ensembles that regress with a categorical distribution over fixed values."""
+
+from collections.abc import Sequence
+
+import chex
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from enn import _checks
+from enn.networks import mlp_priors
+from enn.networks.additive_priors import EnnWithAdditivePrior
+from enn.networks.base import OutputWithPrior
+from enn.networks.ensembles import EnsembleWithState
+from enn.networks.flat_inputs import flat_inputs
+from enn.networks.gp_priors import GpGamma, make_random_gp_ensemble_prior_fns
+from enn.networks.layer_sizes import layer_sizes
+from enn.networks.prior_choice import combine_functions_choice_via_index
+
+
+class CatOutputWithPrior(OutputWithPrior):
+    """Output of a categorical regression, whose predictions are expected values.
+
+    Attributes:
+      train: logits over the atoms, `[batch, num_outputs, num_atoms]`.
+      prior: fixed part of the predictions, `[batch, num_outputs]`; zeros if left out.
+      extra: further outputs; `extra['atoms']` holds the values, `[num_atoms]`.
+    """
+
+    __slots__ = ()
+
+    @staticmethod
+    def _zero_prior(train: chex.Array) -> chex.Array:
+        return jnp.zeros(train.shape[:-1], train.dtype)
+
+    @property
+    def preds(self) -> chex.Array:
+        """Predictions Σ_a softmax(train)_a · atom_a + stop_gradient(prior).
+
+        `[batch, num_outputs]`, behind the axes of `jax.vmap` if there are any.
+        """
+        atoms = self.extra["atoms"]
+        missing = range(jnp.ndim(atoms) - 1, jnp.ndim(self.train) - 1)
+        atoms = jnp.expand_dims(atoms, tuple(missing))
+        expected = jnp.sum(jax.nn.softmax(self.train) * atoms, axis=-1)
+        return expected + jax.lax.stop_gradient(self.prior)
+
+
+class CategoricalRegressionMLP(hk.Module):
+    """An MLP with logits over fixed values for every output; inputs are flattened.
+
+    Args:
+      output_sizes: width of every layer; the last is the number of outputs.
+      atoms: the values, `[num_atoms]`.
+      name: name of the module.
+
+    Raises:
+      ValueError: if `output_sizes` is empty or a size is no integer >= 1, or `atoms`
+        no vector; by a call with inputs that are not `[batch, ...]`.
+    """
+
+    def __init__(
+        self,
+        output_sizes: Sequence[int],
+        atoms: chex.Array,
+        name: str = "categorical_regression_mlp",
+    ):
+        super().__init__(name=name)
+        self.output_sizes, self.atoms = _check_sizes_and_atoms(output_sizes, atoms)
+        self.dim_out = self.output_sizes[-1]
+
+    def __call__(self, inputs: chex.Array) -> OutputWithPrior:
+        """Returns a `CatOutputWithPrior` of `[batch, num_outputs, num_atoms]`."""
+        flat = flat_inputs(inputs)
+        _checks.shape("inputs", flat, (None, None), "[batch, ...]")
+        num_atoms = len(self.atoms)
+        net = hk.nets.MLP([*self.output_sizes[:-1], self.dim_out * num_atoms])
+        logits = jnp.reshape(net(flat), (-1, self.dim_out, num_atoms))
+        return CatOutputWithPrior(logits, extra={"atoms": jnp.asarray(self.atoms)})
+
+
+class CatMLPEnsemble(EnsembleWithState):
+    """An ensemble of `CategoricalRegressionMLP`s.
+
+    Args:
+      output_sizes: width of every layer; the last is the number of outputs.
+      atoms: the values, `[num_atoms]`.
+      num_ensemble: number of members.
+
+    Raises:
+      ValueError: see `CategoricalRegressionMLP` and `EnsembleWithState`.
+    """
+
+    def __init__(
+        self, output_sizes: Sequence[int], atoms: chex.Array, num_ensemble: int
+    ):
+        _check_sizes_and_atoms(output_sizes, atoms)
+
+        def forward(inputs: chex.Array) -> OutputWithPrior:
+            return CategoricalRegressionMLP(output_sizes, atoms)(inputs)
+
+        model = hk.without_apply_rng(hk.transform_with_state(forward))
+        super().__init__(model, num_ensemble)
+
+
+class CatMLPEnsembleGpPrior(EnnWithAdditivePrior):
+    """A `CatMLPEnsemble` with a random GP for every member as prior function.
+
+    Numbers follow the original `enn`: a GP has one output, which is added to all
+    outputs of the network.
+
+    Args:
+      output_sizes: width of every layer; the last is the number of outputs.
+      atoms: the values, `[num_atoms]`.
+      input_dim: number of features of the flattened input.
+      num_ensemble: number of members.
+      num_feat: number of random features of each GP.
+      gamma: inverse length scale of the GPs, see `make_random_feat_gp`.
+      prior_scale: factor of the prior functions.
+      seed: seed of the prior functions.
+
+    Raises:
+      ValueError: see `CatMLPEnsemble` and `make_random_feat_gp`.
+    """
+
+    def __init__(
+        self,
+        output_sizes: Sequence[int],
+        atoms: chex.Array,
+        input_dim: int,
+        num_ensemble: int,
+        num_feat: int,
+        gamma: GpGamma = 1.0,
+        prior_scale: float = 1,
+        seed: int = 0,
+    ):
+        enn = CatMLPEnsemble(output_sizes, atoms, num_ensemble)
+        gps = make_random_gp_ensemble_prior_fns(
+            input_dim, 1, num_feat, gamma, num_ensemble, seed
+        )
+        super().__init__(enn, combine_functions_choice_via_index(gps), prior_scale)
+
+
+class CatMLPEnsembleMlpPrior(EnnWithAdditivePrior):
+    """A `CatMLPEnsemble` with a fixed random MLP for every member as prior function.
+
+    The prior adds to the expected values, not to the logits.
+
+    Args:
+      output_sizes: width of every layer, of the priors as well; the last is the
+        number of outputs.
+      atoms: the values, `[num_atoms]`.
+      dummy_input: array shaped like an input batch.
+      num_ensemble: number of members.
+      prior_scale: factor of the prior functions.
+      seed: seed of the prior functions.
+
+    Raises:
+      ValueError: see `CatMLPEnsemble`.
+    """
+
+    def __init__(
+        self,
+        output_sizes: Sequence[int],
+        atoms: chex.Array,
+        dummy_input: chex.Array,
+        num_ensemble: int,
+        prior_scale: float = 1,
+        seed: int = 0,
+    ):
+        enn = CatMLPEnsemble(output_sizes, atoms, num_ensemble)
+        priors = mlp_priors.MLPPriors(output_sizes, num_ensemble, seed)
+        priors.params_for(dummy_input)
+        super().__init__(enn, priors, prior_scale)
+
+
+def _check_sizes_and_atoms(
+    output_sizes: Sequence[int], atoms: chex.Array
+) -> tuple[list[int], np.ndarray]:
+    atoms = np.asarray(atoms, np.float32)
+    if atoms.ndim != 1 or atoms.size == 0:
+        raise ValueError(f"atoms must have shape [num_atoms], got {list(atoms.shape)}.")
+    return layer_sizes("output_sizes", output_sizes), atoms
