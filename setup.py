@@ -11,7 +11,20 @@ exec((ROOT / "enn" / "_metadata.py").read_text(), metadata)
 
 PLOTS = ["matplotlib>=3.9", "pandas>=2.2"]
 DEMO = [*PLOTS, "scikit-learn>=1.5"]
-TEST = [*DEMO, "pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "scipy>=1.13"]
+BERT = ["safetensors>=0.7", "tokenizers>=0.20"]
+FLAX = ["flax>=0.12"]
+EQUINOX = ["equinox>=0.13"]
+TEST = [
+    *DEMO,
+    *BERT,
+    *FLAX,
+    *EQUINOX,
+    # pytest-xdist's groups have no effect on pytest 9.2.
+    "pytest>=8,<9",
+    "pytest-xdist>=3",
+    "hypothesis>=6",
+    "scipy>=1.13",
+]
 DEV = ["ruff", "pyrefly", "import-linter", "build"]
 
 setuptools.setup(
@@ -34,7 +47,15 @@ setuptools.setup(
         "numpy>=1.26",
         "tqdm>=4.66",
     ],
-    extras_require={"plots": PLOTS, "demo": DEMO, "test": TEST, "dev": DEV},
+    extras_require={
+        "plots": PLOTS,
+        "demo": DEMO,
+        "bert": BERT,
+        "flax": FLAX,
+        "equinox": EQUINOX,
+        "test": TEST,
+        "dev": DEV,
+    },
     classifiers=[
         "Programming Language :: Python :: 3",
         "Intended Audience :: Science/Research",

@@ -1,6 +1,6 @@
 """Time to import enn beside the time to import what it is built on.
 
-    python benchmarks/import_time.py [--repeats 11]
+python benchmarks/import_time.py [--repeats 11]
 """
 
 import argparse

@@ -20,7 +20,7 @@ def positive_int(name: str, value: Any) -> int:
 
 def one_of(name: str, value: Any, choices: Any) -> None:
     """Raises ValueError unless `value` is among `choices`."""
-    if value not in choices:
+    if value not in list(choices):
         valid = ", ".join(repr(choice) for choice in choices)
         raise ValueError(f"{name} must be one of {valid}; got {value!r}.")
 
@@ -54,10 +54,10 @@ def class_labels(labels: Any, num_classes: int) -> None:
     """
     if not is_concrete(labels):
         return
-    values = np.asarray(labels)
+    values = np.atleast_1d(labels)
     wrong = ~((values >= 0) & (values < num_classes) & (values == np.floor(values)))
     if wrong.any():
         raise ValueError(
             f"labels must be integers in [0, {num_classes}), got "
-            f"{values[wrong].flat[0]!s} in row {int(np.argwhere(wrong)[0, 0])}."
+            f"{values[wrong][0]!s} in row {np.argwhere(wrong)[0, 0]}."
         )

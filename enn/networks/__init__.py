@@ -12,6 +12,21 @@ from enn.networks.base import (
     Output,
     OutputWithPrior,
 )
+from enn.networks.bbb import make_bbb_enn
+from enn.networks.categorical_ensembles import (
+    CategoricalRegressionMLP,
+    CatMLPEnsembleGpPrior,
+    CatMLPEnsembleMlpPrior,
+    CatOutputWithPrior,
+)
+from enn.networks.combiners import combine_naive_enn, make_optimized_forward
+from enn.networks.dropout import MLPDropoutENN
+from enn.networks.einsum_mlp import (
+    EnsembleMLP,
+    make_einsum_ensemble_mlp_enn,
+    make_ensemble_mlp_with_prior_enn,
+    make_ensemble_prior,
+)
 from enn.networks.ensembles import (
     Ensemble,
     EnsembleWithState,
@@ -20,7 +35,20 @@ from enn.networks.ensembles import (
     combine_functions_linear_in_index,
     make_mlp_ensemble_prior_fns,
 )
-from enn.networks.forwarders import EnnBatchFwd, make_batch_fwd
+from enn.networks.forwarders import EnnBatchFwd, make_batch_fwd, predict_at_indices
+from enn.networks.from_equinox import from_equinox
+from enn.networks.from_flax import from_flax
+from enn.networks.from_nnx import from_nnx
+from enn.networks.from_samples import from_samples
+from enn.networks.gaussian_enn import GaussianNoiseEnn, GaussianNoiseMLP
+from enn.networks.hypermodels import (
+    MLPHypermodel,
+    MLPHypermodelPriorIndependentLayers,
+    MLPHypermodelWithHypermodelPrior,
+    PriorMLPIndependentLayers,
+    hypermodel_module,
+)
+from enn.networks.index_mlp import ConcatIndexMLP, IndexMLPEnn, IndexMLPWithGpPrior
 from enn.networks.indexers import (
     DirichletIndexer,
     EnsembleIndexer,
@@ -29,7 +57,9 @@ from enn.networks.indexers import (
     PrngIndexer,
     ScaledGaussianIndexer,
 )
+from enn.networks.lenet import EnsembleLeNet5ENN, LeNet5
 from enn.networks.mlp import ExposedMLP, ProjectedMLP
+from enn.networks.prior_mask import is_trainable, trainable_mask
 from enn.networks.priors import (
     EnnNoStateWithAdditivePrior,
     EnnWithAdditivePrior,
@@ -40,6 +70,16 @@ from enn.networks.priors import (
     make_null_prior,
     make_random_feat_gp,
 )
+from enn.networks.resnet.base import EnsembleResNetENN, resnet_model
+from enn.networks.resnet.lib import (
+    CanonicalResNets,
+    ForwardFn,
+    ResBlockV1,
+    ResBlockV2,
+    ResNet,
+    ResNetConfig,
+)
+from enn.networks.resnet.priors import ResnetCnnPrior, ResnetMlpPrior
 from enn.networks.utils import (
     epistemic_network_from_module,
     make_centered_enn,
@@ -55,10 +95,18 @@ from enn.networks.utils import (
     wrap_transformed_as_enn,
     wrap_transformed_as_enn_no_state,
 )
+from enn.networks.vgg import VGG, EnsembleVGGENN
 
 __all__ = [
+    "VGG",
     "ApplyArray",
     "ApplyNoState",
+    "CanonicalResNets",
+    "CatMLPEnsembleGpPrior",
+    "CatMLPEnsembleMlpPrior",
+    "CatOutputWithPrior",
+    "CategoricalRegressionMLP",
+    "ConcatIndexMLP",
     "DirichletIndexer",
     "EnnArray",
     "EnnBatchFwd",
@@ -67,36 +115,72 @@ __all__ = [
     "EnnWithAdditivePrior",
     "Ensemble",
     "EnsembleIndexer",
+    "EnsembleLeNet5ENN",
+    "EnsembleMLP",
+    "EnsembleResNetENN",
+    "EnsembleVGGENN",
     "EnsembleWithState",
     "EpistemicModule",
     "ExposedMLP",
+    "ForwardFn",
     "GaussianIndexer",
+    "GaussianNoiseEnn",
+    "GaussianNoiseMLP",
     "GaussianWithUnitIndexer",
+    "IndexMLPEnn",
+    "IndexMLPWithGpPrior",
     "InitArray",
     "InitNoState",
+    "LeNet5",
+    "MLPDropoutENN",
     "MLPEnsembleMatchedPrior",
+    "MLPHypermodel",
+    "MLPHypermodelPriorIndependentLayers",
+    "MLPHypermodelWithHypermodelPrior",
     "NetworkWithAdditivePrior",
     "Output",
     "OutputWithPrior",
     "PriorFn",
+    "PriorMLPIndependentLayers",
     "PrngIndexer",
     "ProjectedMLP",
+    "ResBlockV1",
+    "ResBlockV2",
+    "ResNet",
+    "ResNetConfig",
+    "ResnetCnnPrior",
+    "ResnetMlpPrior",
     "ScaledGaussianIndexer",
     "combine_functions_choice_via_index",
     "combine_functions_linear_in_index",
+    "combine_naive_enn",
     "convert_enn_to_prior_fn",
     "epinet",
     "epistemic_network_from_module",
+    "from_equinox",
+    "from_flax",
+    "from_nnx",
+    "from_samples",
     "get_random_mlp_with_index",
+    "hypermodel_module",
+    "is_trainable",
     "make_batch_fwd",
+    "make_bbb_enn",
     "make_centered_enn",
     "make_centered_enn_no_state",
+    "make_einsum_ensemble_mlp_enn",
+    "make_ensemble_mlp_with_prior_enn",
+    "make_ensemble_prior",
     "make_mlp_ensemble_prior_fns",
     "make_null_prior",
+    "make_optimized_forward",
     "make_random_feat_gp",
     "parse_net_output",
     "parse_to_output_with_prior",
+    "predict_at_indices",
+    "resnet_model",
     "scale_enn_output",
+    "trainable_mask",
     "wrap_apply_no_state_as_apply",
     "wrap_enn_as_enn_no_state",
     "wrap_enn_no_state_as_enn",

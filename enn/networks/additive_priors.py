@@ -5,6 +5,9 @@ https://arxiv.org/abs/1806.03335.
 """
 
 import dataclasses
+import functools
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -63,7 +66,7 @@ class NetworkWithAdditivePrior(hk.Module):
 
     The prior's parameters are part of the trainable tree and are initialised first.
     No gradient reaches them, but penalties on all parameters, such as weight decay,
-    still move them.
+    still move them; a warning, logged once, says so.
 
     Attributes:
       net: the module that trains.
@@ -71,10 +74,16 @@ class NetworkWithAdditivePrior(hk.Module):
       prior_scale: factor of the prior's output.
     """
 
-    net: hk.Module
-    prior_net: hk.Module
+    net: Callable[..., chex.Array]
+    prior_net: Callable[..., chex.Array]
     prior_scale: float = 1.0
 
     def __call__(self, *args: Any, **kwargs: Any) -> chex.Array:
+        _warn_once()
         prior = jax.lax.stop_gradient(self.prior_net(*args, **kwargs))
         return self.net(*args, **kwargs) + prior * self.prior_scale
+
+
+@functools.cache
+def _warn_once() -> None:
+    logging.getLogger(__name__).warning(WARN)

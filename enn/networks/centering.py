@@ -27,13 +27,16 @@ def make_centered_enn(enn: EnnArray, x_train: chex.Array) -> EnnArray:
         raise ValueError(
             f"x_train must have shape [num_data, ...], got {list(jnp.shape(x_train))}."
         )
-    mean = jnp.mean(x_train, axis=0, keepdims=True)
-    std = jnp.std(x_train, axis=0, keepdims=True)
+    mean = jnp.mean(x_train, axis=0)
+    std = jnp.std(x_train, axis=0)
 
     def centered_apply(
         params: hk.Params, state: hk.State, inputs: chex.Array, index: base.Index
     ) -> tuple[Output, hk.State]:
-        return enn.apply(params, state, (inputs - mean) / (std + 1e-9), index)
+        center, scale = (
+            jnp.broadcast_to(x, jnp.shape(inputs)) for x in (mean, std + 1e-9)
+        )
+        return enn.apply(params, state, (inputs - center) / scale, index)
 
     return EnnArray(centered_apply, enn.init, enn.indexer)
 

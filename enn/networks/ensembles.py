@@ -8,14 +8,15 @@ from collections.abc import Sequence
 import chex
 import haiku as hk
 import jax
+import jax.numpy as jnp
 
 from enn import _checks, base
 from enn.networks import members, mlp_priors, no_state
+from enn.networks.additive_priors import EnnWithAdditivePrior
 from enn.networks.base import EnnArray, EnnNoState, Output
 from enn.networks.gp_priors import make_random_gp_ensemble_prior_fns
 from enn.networks.indexers import EnsembleIndexer
 from enn.networks.mlp_priors import make_mlp_ensemble_prior_fns
-from enn.networks.outputs import parse_to_output_with_prior
 from enn.networks.prior_choice import (
     combine_functions_choice_via_index,
     combine_functions_linear_in_index,
@@ -73,7 +74,7 @@ class EnsembleWithState(EnnArray):
             run, (params, state), inputs, index, self.num_ensemble
         )
         new_state = jax.tree.map(
-            lambda all_members, member: all_members.at[index].set(member),
+            lambda all_members, member: jnp.asarray(all_members).at[index].set(member),
             state,
             member_state,
         )
@@ -98,7 +99,7 @@ class Ensemble(EnnNoState):
         super().__init__(enn.apply, enn.init, enn.indexer)
 
 
-class MLPEnsembleMatchedPrior(EnnArray):
+class MLPEnsembleMatchedPrior(EnnWithAdditivePrior):
     """An ensemble of MLPs, each with a fixed random MLP of its own as prior function.
 
     Member k predicts f_k(x) + prior_scale · p_k(x), where p_k is an MLP of the same
@@ -112,13 +113,15 @@ class MLPEnsembleMatchedPrior(EnnArray):
         same numbers.
       num_ensemble: number of members.
       prior_scale: factor of the prior functions.
-      seed: seed of the prior functions.
+      seed: seed of the prior functions. Numbers follow the original `enn`: its keys
+        are those of `init`, so that with `jax.random.PRNGKey(seed)` there member 1
+        starts equal to the prior of member 0.
       w_init: initialiser of the trainable weights; the priors keep the default one.
       b_init: initialiser of the trainable biases, likewise.
 
     Raises:
       ValueError: if `num_ensemble` or an entry of `output_sizes` is no integer >= 1;
-        by `apply` for inputs of another shape than the priors were made for.
+        by `apply` for inputs of another size than the priors were made for.
     """
 
     def __init__(
@@ -137,12 +140,4 @@ class MLPEnsembleMatchedPrior(EnnArray):
         priors = mlp_priors.MLPPriors(output_sizes, num_members, seed)
         if dummy_input is not None:
             priors.params_for(dummy_input)
-
-        def apply(
-            params: hk.Params, state: hk.State, inputs: chex.Array, index: base.Index
-        ) -> tuple[Output, hk.State]:
-            prior = prior_scale * priors(inputs, index)
-            out, state = ensemble.apply(params, state, inputs, index)
-            return parse_to_output_with_prior(out)._replace(prior=prior), state
-
-        super().__init__(apply, ensemble.init, ensemble.indexer)
+        super().__init__(ensemble, priors, prior_scale)

@@ -41,7 +41,7 @@ def make_random_feat_gp(
 
     Raises:
       ValueError: if a size is no integer >= 1, or `gamma` neither a number nor a
-        pair.
+        pair; by the function for inputs of another size than `input_dim`.
     """
     input_dim = _checks.positive_int("input_dim", input_dim)
     output_dim = _checks.positive_int("output_dim", output_dim)
@@ -54,6 +54,7 @@ def make_random_feat_gp(
 
     def gp_instance(inputs: chex.Array) -> chex.Array:
         flat = jnp.reshape(inputs, (jnp.shape(inputs)[0], -1))
+        _checks.shape("inputs", flat, (None, input_dim), f"[batch, {input_dim}]")
         projected = jnp.einsum("bi,jio->bjo", flat, weights)
         features = jnp.cos(gammas * projected + bias)
         return scale * jnp.einsum("j,bjo->bo", alpha, features)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from enn import _checks, base
 
@@ -95,17 +96,20 @@ class GaussianWithUnitIndexer(_VectorIndexer):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DirichletIndexer(base.EpistemicIndexer):
-    """Dirichlet with concentration `alpha`: a point of the simplex, `[index_dim]`.
+    """Dirichlet with concentration `alpha`: points of the simplex, shaped like it.
 
     Raises:
-      ValueError: if `alpha` is not a vector of positive numbers.
+      ValueError: if `alpha` is not a vector, or an array of vectors, of positive
+        numbers.
     """
 
     alpha: chex.Array
 
     def __post_init__(self) -> None:
         alpha = jnp.asarray(self.alpha, float)
-        if alpha.ndim != 1 or alpha.size == 0 or not bool((alpha > 0).all()):
+        known = _checks.is_concrete(self.alpha)
+        positive = not known or np.all(np.asarray(self.alpha) > 0)
+        if alpha.ndim == 0 or alpha.size == 0 or not positive:
             raise ValueError(
                 f"alpha must be a vector of positive numbers, got {self.alpha}."
             )

@@ -3,7 +3,7 @@
 Members are stacked: every leaf of the parameters has an axis of `num_members`, the
 first one unless `axis` says otherwise. A concrete index outside [0, num_members)
 raises ValueError. Inside `jax.jit`, where values are unknown, a negative index counts
-from the end and any other index out of range gives NaN.
+from the end and any other index out of range gives NaN, or the smallest integer.
 """
 
 import math
@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_batching import custom_vmap
 
 from enn import _checks, base
@@ -54,7 +55,7 @@ def apply_member(
       axis: axis of the members in every leaf of `stacked`.
     """
     index = _check_index(index, num_members)
-    if _num_indices(index, (stacked, inputs)) >= num_members > 1:
+    if _num_indices(index, (stacked, inputs)) >= max(num_members, 2):
         outputs = jax.vmap(fn, in_axes=(axis, None))(stacked, inputs)
         return select_member(outputs, index, num_members)
     return fn(select_member(stacked, index, num_members, axis), inputs)
@@ -69,12 +70,16 @@ def apply_choice(
     evaluates every function once and picks the outputs.
     """
     index = _check_index(index, len(fns))
+    if _checks.is_concrete(index):
+        return fns[int(index)](inputs)
     if _num_indices(index, inputs) > 1:
         outputs = jnp.stack([fn(inputs) for fn in fns])
         return select_member(outputs, index, len(fns))
-    output = jax.lax.switch(index, fns, inputs)
-    valid = (index >= -len(fns)) & (index < len(fns))
-    return jnp.where(valid, output, jnp.nan)
+    # The switch clamps: its output for an index out of range is filled instead.
+    position = jnp.where(index < 0, index + len(fns), index)
+    output = jax.lax.switch(position, fns, inputs)
+    valid = (position >= 0) & (position < len(fns))
+    return select_member(output[None], jnp.where(valid, 0, 1), 1)
 
 
 def _check_index(index: base.Index, num_members: int) -> chex.Array:
@@ -83,9 +88,11 @@ def _check_index(index: base.Index, num_members: int) -> chex.Array:
             "An ensemble takes an integer scalar as its index, got "
             f"{jnp.result_type(index)} of shape {list(jnp.shape(index))}."
         )
-    if _checks.is_concrete(index) and not 0 <= int(index) < num_members:
+    if not _checks.is_concrete(index):
+        return index.astype(jnp.int32)
+    if not 0 <= int(index) < num_members:
         raise ValueError(f"index must be in [0, {num_members}), got {int(index)}.")
-    return jnp.asarray(index)
+    return np.int32(index)
 
 
 def _num_indices(index: chex.Array, others: Any) -> int:
@@ -94,6 +101,8 @@ def _num_indices(index: chex.Array, others: Any) -> int:
     One without `jax.vmap`, and inside a `jax.jit` that is itself mapped: what it
     returns is only ever used to choose between equal computations.
     """
+    if _checks.is_concrete(index):
+        return 1
     sizes = []
 
     @custom_vmap

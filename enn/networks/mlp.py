@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from enn import _checks, base
 from enn.networks.base import EpistemicModule, OutputWithPrior
+from enn.networks.layer_sizes import layer_sizes
 from enn.networks.linear import ConcatLinear
 
 
@@ -22,10 +23,12 @@ class ExposedMLP(hk.Module):
       stop_gradient: whether no gradient flows back through the features.
       w_init: initialiser of the weights.
       name: name of the module.
+      b_init: initialiser of the biases; zeros by default.
 
     Raises:
       ValueError: if `expose_layers` has another length than `output_sizes`, or a
-        size is no integer >= 1.
+        size is no integer >= 1; by a call with inputs that are not
+        `[batch, num_features]`.
     """
 
     def __init__(
@@ -35,9 +38,10 @@ class ExposedMLP(hk.Module):
         stop_gradient: bool = True,
         w_init: hk.initializers.Initializer | None = None,
         name: str | None = None,
+        b_init: hk.initializers.Initializer | None = None,
     ):
         super().__init__(name=name)
-        sizes = [_checks.positive_int("output_sizes", size) for size in output_sizes]
+        sizes = layer_sizes("output_sizes", output_sizes)
         if expose_layers is None:
             expose_layers = [True] * len(sizes)
         if len(expose_layers) != len(sizes):
@@ -46,7 +50,7 @@ class ExposedMLP(hk.Module):
                 f"got {len(expose_layers)}."
             )
         self.layers = [
-            hk.Linear(size, w_init=w_init, name=f"linear_{i}")
+            hk.Linear(size, w_init=w_init, b_init=b_init, name=f"linear_{i}")
             for i, size in enumerate(sizes)
         ]
         self.num_layers = len(sizes)
@@ -60,6 +64,7 @@ class ExposedMLP(hk.Module):
         The features are the inputs followed by the exposed layers (after relu, the
         last one as it is), `[batch, num_features]`.
         """
+        _checks.shape("inputs", inputs, (None, None), "[batch, num_features]")
         features = [inputs]
         out = inputs
         for i, (layer, expose) in enumerate(
@@ -92,6 +97,7 @@ class ProjectedMLP(EpistemicModule):
       concat_index: whether the first layer sees the index beside the inputs.
       w_init: initialiser of the weights.
       name: name of the module.
+      b_init: initialiser of the biases; zeros by default.
 
     Raises:
       ValueError: if a size is no integer >= 1; by a call with an index that is not
@@ -106,6 +112,7 @@ class ProjectedMLP(EpistemicModule):
         concat_index: bool = True,
         w_init: hk.initializers.Initializer | None = None,
         name: str | None = None,
+        b_init: hk.initializers.Initializer | None = None,
     ):
         super().__init__(name=name)
         self.hidden_sizes = [
@@ -114,7 +121,8 @@ class ProjectedMLP(EpistemicModule):
         self.final_out = _checks.positive_int("final_out", final_out)
         self.index_dim = _checks.positive_int("index_dim", index_dim)
         self.concat_index = concat_index
-        self.mlp = _ConcatMLP([*self.hidden_sizes, final_out * index_dim], w_init)
+        sizes = [*self.hidden_sizes, final_out * index_dim]
+        self.mlp = _ConcatMLP(sizes, w_init, b_init)
 
     def __call__(self, inputs: chex.Array, index: base.Index) -> chex.Array:
         """Returns `[batch, final_out]` for `inputs` `[batch, num_features]`."""
@@ -131,10 +139,11 @@ class _ConcatMLP(hk.Module):
         self,
         output_sizes: Sequence[int],
         w_init: hk.initializers.Initializer | None,
+        b_init: hk.initializers.Initializer | None,
     ):
         super().__init__(name="mlp")
         self.layers = [
-            ConcatLinear(size, w_init=w_init, name=f"linear_{i}")
+            ConcatLinear(size, w_init=w_init, b_init=b_init, name=f"linear_{i}")
             for i, size in enumerate(output_sizes)
         ]
 

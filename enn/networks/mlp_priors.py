@@ -10,6 +10,8 @@ import jax.numpy as jnp
 
 from enn import _checks, base
 from enn.networks import members
+from enn.networks.flat_inputs import flat_inputs
+from enn.networks.layer_sizes import layer_sizes
 
 
 def transformed_mlp(
@@ -18,10 +20,10 @@ def transformed_mlp(
     b_init: hk.initializers.Initializer | None = None,
 ) -> hk.Transformed:
     """Returns the pure functions of an MLP on flattened inputs."""
-    sizes = [_checks.positive_int("output_sizes", size) for size in output_sizes]
+    sizes = layer_sizes("output_sizes", output_sizes)
 
     def forward(inputs: chex.Array) -> chex.Array:
-        return hk.nets.MLP(sizes, w_init, b_init)(hk.Flatten()(inputs))
+        return hk.nets.MLP(sizes, w_init, b_init)(flat_inputs(inputs))
 
     return hk.without_apply_rng(hk.transform(forward))
 
@@ -30,7 +32,7 @@ class MLPPriors:
     """Fixed MLPs with stacked parameters, drawn when the input shape is known.
 
     Prior k has the parameters that an MLP gets from the k-th key of the sequence of
-    `seed`. They depend on the shape of the inputs, not on their values or number.
+    `seed`. They depend on the number of features, not on the values of the inputs.
     """
 
     def __init__(
@@ -44,24 +46,26 @@ class MLPPriors:
         self.num_ensemble = _checks.positive_int("num_ensemble", num_ensemble)
         self._model = transformed_mlp(output_sizes, w_init, b_init)
         self._seed = seed
-        self._input_shape: tuple[int, ...] | None = None
+        self._num_features: int | None = None
         self._params: hk.Params = {}
 
     def params_for(self, inputs: chex.Array) -> hk.Params:
         """Returns the stacked parameters, drawing them at the first call."""
-        shape = jnp.shape(inputs)[1:]
-        if self._input_shape is None:
+        flat = flat_inputs(inputs)
+        num_features = flat.shape[-1]
+        if self._num_features is None:
             # Concrete values even where the first input seen is inside jax.jit.
             with jax.ensure_compile_time_eval():
                 rng = hk.PRNGSequence(self._seed)
                 keys = jnp.stack([next(rng) for _ in range(self.num_ensemble)])
-                dummy = jnp.zeros((1, *shape), jnp.asarray(inputs).dtype)
-                self._params = jax.vmap(self._model.init, (0, None))(keys, dummy)
-            self._input_shape = shape
-        elif shape != self._input_shape:
+                dummy = jnp.zeros((1, num_features), flat.dtype)
+                init = jax.jit(jax.vmap(self._model.init, in_axes=(0, None)))
+                self._params = init(keys, dummy)
+            self._num_features = num_features
+        elif num_features != self._num_features:
             raise ValueError(
-                "The prior functions were made for inputs of shape "
-                f"{['batch', *self._input_shape]}, got {list(jnp.shape(inputs))}."
+                "The prior functions were made for inputs of "
+                f"{self._num_features} features, got shape {list(jnp.shape(inputs))}."
             )
         return self._params
 

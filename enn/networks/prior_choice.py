@@ -53,7 +53,7 @@ def combine_functions_linear_in_index(
     @jax.jit
     def combine(inputs: chex.Array, index: base.Index) -> chex.Array:
         values = jnp.stack([fn(inputs) for fn in fns], axis=-1)
-        return values @ index
+        return values @ jnp.asarray(index)
 
     def prior_fn(inputs: chex.Array, index: base.Index) -> chex.Array:
         _checks.shape("index", index, (len(fns),), f"[{len(fns)}]")

@@ -16,6 +16,7 @@ from enn.networks.additive_priors import (
 )
 from enn.networks.base import EnnArray, PriorFn
 from enn.networks.gp_priors import GpGamma, make_random_feat_gp
+from enn.networks.layer_sizes import layer_sizes
 from enn.networks.linear import ConcatLinear
 from enn.networks.outputs import parse_net_output
 
@@ -44,7 +45,8 @@ def convert_enn_to_prior_fn(
       key: key of the parameters.
     """
     index_key, init_key, _ = jax.random.split(key, 3)
-    params, state = enn.init(init_key, dummy_input, enn.indexer(index_key))
+    init = jax.jit(enn.init)
+    params, state = init(init_key, dummy_input, enn.indexer(index_key))
 
     def prior_fn(inputs: chex.Array, index: base.Index) -> chex.Array:
         return parse_net_output(enn.apply(params, state, inputs, index)[0])
@@ -82,21 +84,29 @@ def get_random_mlp_with_index(
       prior_output_sizes: width of every layer, `[10, 10, 1]` by default.
       prior_weight_std: scale of the weights.
       prior_bias_std: standard deviation of the biases before truncation.
+
+    Raises:
+      ValueError: if a layer size is no integer >= 1; for inputs or an index of
+        another shape, now or by the prior function.
     """
-    sizes = [10, 10, 1] if prior_output_sizes is None else list(prior_output_sizes)
+    if prior_output_sizes is None:
+        prior_output_sizes = [10, 10, 1]
+    sizes = layer_sizes("prior_output_sizes", prior_output_sizes)
     inits = {
         "w_init": hk.initializers.VarianceScaling(scale=prior_weight_std),
         "b_init": hk.initializers.TruncatedNormal(stddev=prior_bias_std),
     }
 
     def forward(inputs: chex.Array, index: base.Index) -> chex.Array:
+        _checks.shape("inputs", inputs, (None, None), "[batch, num_features]")
+        _checks.shape("index", index, (None,), "[index_dim]")
         out = ConcatLinear(sizes[0], **inits)(inputs, index)
         for size in sizes[1:]:
             out = hk.Linear(size, **inits)(jax.nn.relu(out))
         return out
 
     transformed = hk.without_apply_rng(hk.transform(forward))
-    params = transformed.init(rng, x_sample, z_sample)
+    params = jax.jit(transformed.init)(rng, x_sample, z_sample)
 
     def prior_fn(inputs: chex.Array, index: base.Index) -> chex.Array:
         return transformed.apply(params, inputs, index)

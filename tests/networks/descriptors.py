@@ -10,8 +10,17 @@ from typing import Any
 import haiku as hk
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from enn import base, networks
+from enn.networks.bert import (
+    AgentConfig,
+    BertConfig,
+    BertInput,
+    make_bert_enn,
+    make_head_enn,
+)
+from enn.networks.epinet.checkpoint import EnnCheckpoint
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,6 +41,14 @@ class Descriptor:
 
 
 X = jax.random.normal(jax.random.PRNGKey(2), (4, 3))
+IMAGES = jax.random.normal(jax.random.PRNGKey(3), (3, 8, 8, 3))
+HEAD = AgentConfig(hiddens=(5,), index_dim=2)
+ATOMS = np.linspace(-2, 2, 5)
+TOKENS = BertInput(
+    token_ids=np.array([[1, 2, 3, 4, 0], [5, 6, 7, 0, 0]]),
+    segment_ids=np.zeros((2, 5), int),
+    input_mask=np.array([[1, 1, 1, 1, 0], [1, 1, 1, 0, 0]]),
+)
 
 
 def _mlp(sizes: list[int]) -> hk.Transformed:
@@ -82,6 +99,40 @@ def _projected_mlp() -> base.EpistemicNetwork:
     )
 
 
+def _bert(is_training: bool) -> base.EpistemicNetwork:
+    config = BertConfig(
+        vocab_size=11,
+        hidden_size=6,
+        num_hidden_layers=1,
+        num_attention_heads=3,
+        intermediate_size=8,
+        max_position_embeddings=7,
+        type_vocab_size=2,
+    )
+    return make_bert_enn(config, is_training)
+
+
+RESNET = networks.ResNetConfig((16,), (1,), (1,), "V1")
+
+
+def _resnet_epinet() -> base.EpistemicNetwork:
+    resnet = networks.EnsembleResNetENN(2, is_training=False, config=RESNET)
+    checkpoint = EnnCheckpoint(
+        "base",
+        lambda: jax.jit(resnet.init)(jax.random.PRNGKey(5), IMAGES, 0),
+        lambda: resnet,
+    )
+    return networks.epinet.ResnetFinalEpinet(
+        networks.epinet.ResnetFinalEpinetConfig(checkpoint, 3, 2, [4])
+    )
+
+
+def _samples() -> base.EpistemicNetwork:
+    model = _mlp([4, 2])
+    keys = jax.random.split(jax.random.PRNGKey(4), 3)
+    return networks.from_samples(model.apply, jax.vmap(model.init, (0, None))(keys, X))
+
+
 DESCRIPTORS = [
     Descriptor("plain_mlp", lambda: networks.wrap_transformed_as_enn(_mlp([4, 2])), X),
     Descriptor(
@@ -120,4 +171,75 @@ DESCRIPTORS = [
         ),
         X,
     ),
+    Descriptor(
+        "einsum_ensemble", lambda: networks.make_einsum_ensemble_mlp_enn([4, 2], 3), X
+    ),
+    Descriptor(
+        "einsum_ensemble_prior",
+        lambda: networks.make_ensemble_mlp_with_prior_enn([4, 2], X, 3),
+        X,
+    ),
+    Descriptor("dropout", lambda: networks.MLPDropoutENN([6, 6, 2], 0.1), X),
+    Descriptor("gaussian_noise", lambda: networks.GaussianNoiseMLP([6, 2], 0.1), X),
+    Descriptor("bbb", lambda: networks.make_bbb_enn([4, 2], X), X),
+    Descriptor("index_mlp", lambda: networks.IndexMLPEnn([4, 5, 2], 3, 6), X),
+    Descriptor(
+        "index_mlp_gp_prior",
+        lambda: networks.IndexMLPWithGpPrior([4, 2], 3, 2, 5, variance_dim=6),
+        X,
+    ),
+    Descriptor(
+        "categorical_gp_prior",
+        lambda: networks.CatMLPEnsembleGpPrior([4, 2], ATOMS, 3, 3, 6),
+        X,
+    ),
+    Descriptor(
+        "categorical_mlp_prior",
+        lambda: networks.CatMLPEnsembleMlpPrior([4, 2], ATOMS, X, 3),
+        X,
+    ),
+    Descriptor(
+        "hypermodel",
+        lambda: networks.MLPHypermodel(
+            _mlp([4, 2]), X, networks.ScaledGaussianIndexer(3), hidden_sizes=[5]
+        ),
+        X,
+    ),
+    Descriptor(
+        "hypermodel_hypermodel_prior",
+        lambda: networks.MLPHypermodelWithHypermodelPrior(
+            [4, 2], 0.7, X, networks.ScaledGaussianIndexer(3), [3, 2], [5], [6]
+        ),
+        X,
+    ),
+    Descriptor(
+        "hypermodel_independent_prior",
+        lambda: networks.MLPHypermodelPriorIndependentLayers(
+            [4, 2], 0.7, X, networks.ScaledGaussianIndexer(3), [3, 2], [5]
+        ),
+        X,
+    ),
+    Descriptor("lenet", lambda: networks.EnsembleLeNet5ENN(2, 2, (2, 4)), IMAGES),
+    Descriptor(
+        "vgg",
+        lambda: networks.EnsembleVGGENN(
+            2, 2, vgg_output_channels=(4, 6), vgg_strides=(1, 2)
+        ),
+        IMAGES,
+    ),
+    Descriptor(
+        "resnet", lambda: networks.EnsembleResNetENN(2, 2, config=RESNET), IMAGES
+    ),
+    Descriptor("resnet_epinet", _resnet_epinet, IMAGES),
+    Descriptor("bert_eval", lambda: _bert(False), TOKENS, 6),
+    Descriptor("bert_training", lambda: _bert(True), TOKENS, 6),
+    Descriptor("bert_epinet_head", lambda: make_head_enn("epinet", 2, HEAD), X),
+    Descriptor(
+        "combined",
+        lambda: networks.combine_naive_enn(
+            make_head_enn("epinet", 2, HEAD), _bert(False)
+        ),
+        TOKENS,
+    ),
+    Descriptor("samples", _samples, X),
 ]

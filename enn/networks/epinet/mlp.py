@@ -7,7 +7,9 @@ import haiku as hk
 
 from enn import base
 from enn.networks.base import EnnArray, OutputWithPrior
+from enn.networks.flat_inputs import flat_inputs
 from enn.networks.indexers import GaussianIndexer
+from enn.networks.layer_sizes import layer_sizes
 from enn.networks.mlp import ExposedMLP, ProjectedMLP
 
 
@@ -19,14 +21,17 @@ def make_mlp_epinet(
     prior_scale: float = 1.0,
     stop_gradient: bool = False,
     name: str | None = None,
+    prior_epinet_hiddens: Sequence[int] | None = None,
+    w_init: hk.initializers.Initializer | None = None,
+    gradient_to_base: bool = False,
 ) -> EnnArray:
     """Returns an MLP with an epinet on its features: μ(x) + σ(φ(x), z).
 
-    The features φ(x) are the input and the exposed layers. The epinet is the sum of
-    a part that trains and a fixed prior, both `ProjectedMLP`s (Osband et al., 2021,
-    Epistemic neural networks, https://arxiv.org/abs/2107.08924, section 4). The base
-    network and its features do not depend on the index: under `jax.vmap` over
-    indices they are computed once.
+    The features φ(x) are the flattened input and the exposed layers. The epinet is
+    the sum of a part that trains and a fixed prior, both `ProjectedMLP`s (Osband et
+    al., 2021, Epistemic neural networks, https://arxiv.org/abs/2107.08924, section
+    4). The base network and its features do not depend on the index: under `jax.vmap`
+    over indices they are computed once.
 
     Args:
       output_sizes: width of every layer of the base MLP.
@@ -35,26 +40,43 @@ def make_mlp_epinet(
       expose_layers: which layers the epinet sees beside the input, one bool a layer;
         all by default.
       prior_scale: factor of the epinet's prior.
-      stop_gradient: accepted for compatibility. No gradient flows from the epinet
-        into the base MLP whatever its value, as in the original `enn`.
+      stop_gradient: stops the gradient from the epinet into the base MLP. Numbers
+        follow the original `enn`: the gradient is stopped without it as well, unless
+        `gradient_to_base` lets it through.
       name: prefix of the modules' names.
+      prior_epinet_hiddens: widths of the prior's hidden layers; those of the part that
+        trains by default.
+      w_init: initialiser of all weights.
+      gradient_to_base: whether the epinet's gradient flows into the base MLP.
 
     Returns:
-      Network on inputs `[batch, num_features]`; `OutputWithPrior` of
+      Network on inputs `[batch, ...]`; `OutputWithPrior` of
       `[batch, output_sizes[-1]]`.
+
+    Raises:
+      ValueError: if both `stop_gradient` and `gradient_to_base` are true, or a size is
+        no integer >= 1; by `init` if `expose_layers` has another length than
+        `output_sizes`.
     """
-    del stop_gradient
+    if stop_gradient and gradient_to_base:
+        raise ValueError("stop_gradient and gradient_to_base exclude each other.")
+    sizes = layer_sizes("output_sizes", output_sizes)
+    if prior_epinet_hiddens is None:
+        prior_epinet_hiddens = epinet_hiddens
+    parts = {"train_epinet": epinet_hiddens, "prior_epinet": prior_epinet_hiddens}
     prefix = f"{name}_" if name else ""
 
     def forward(inputs: chex.Array, index: base.Index) -> OutputWithPrior:
-        base_mlp = ExposedMLP(output_sizes, expose_layers, name=f"{prefix}base_mlp")
+        base_mlp = ExposedMLP(
+            sizes, expose_layers, not gradient_to_base, w_init, f"{prefix}base_mlp"
+        )
         epinets = [
             ProjectedMLP(
-                epinet_hiddens, output_sizes[-1], index_dim, name=f"{prefix}{part}"
+                hiddens, sizes[-1], index_dim, w_init=w_init, name=f"{prefix}{part}"
             )
-            for part in ("train_epinet", "prior_epinet")
+            for part, hiddens in parts.items()
         ]
-        out = base_mlp(inputs)
+        out = base_mlp(flat_inputs(inputs))
         features = out.extra["exposed_features"]
         train, prior = (epinet(features, index) for epinet in epinets)
         return OutputWithPrior(out.train + train, prior_scale * prior)
