@@ -80,6 +80,7 @@ from enn.networks.resnet.lib import (
     ResNetConfig,
 )
 from enn.networks.resnet.priors import ResnetCnnPrior, ResnetMlpPrior
+from enn.networks.stochastic import wrap_stochastic_fn_as_enn
 from enn.networks.utils import (
     epistemic_network_from_module,
     make_centered_enn,
@@ -186,6 +187,7 @@ __all__ = [
     "wrap_enn_no_state_as_enn",
     "wrap_init_no_state_as_init",
     "wrap_net_fn_as_enn",
+    "wrap_stochastic_fn_as_enn",
     "wrap_transformed_as_enn",
     "wrap_transformed_as_enn_no_state",
 ]

@@ -38,10 +38,11 @@ class EnnWithAdditivePrior(EnnArray):
         def apply(
             params: hk.Params, state: hk.State, inputs: chex.Array, index: base.Index
         ) -> tuple[Output, hk.State]:
+            # First, since it knows what is wrong with inputs of another size.
+            prior = prior_scale * prior_fn(inputs, index)
             net_out, state = enn.apply(params, state, inputs, index)
             out = parse_to_output_with_prior(net_out)
-            prior = out.prior + prior_scale * prior_fn(inputs, index)
-            return out._replace(prior=prior), state
+            return out._replace(prior=out.prior + prior), state
 
         super().__init__(apply, enn.init, enn.indexer)
 

@@ -117,7 +117,7 @@ def test_errors_leave_the_experiment_usable() -> None:
     experiment.train(2)
     with pytest.raises(ValueError, match="num_batches must be >= 0, got -1"):
         experiment.train(-1)
-    with pytest.raises(ValueError, match=r"made for inputs of shape"):
+    with pytest.raises(ValueError, match=r"made for inputs of 3 features, got shape"):
         experiment.predict(np.zeros((2, 5)), jax.random.key(0))
     bad = next(utils.make_batch_iterator(make_data(np.zeros((8, 1, 1)))))
     with pytest.raises(ValueError, match=r"\[batch, 1\]"):
