@@ -109,8 +109,8 @@ class MLPEnsembleMatchedPrior(EnnWithAdditivePrior):
     Args:
       output_sizes: width of every layer; the last is the number of outputs.
       dummy_input: array shaped like an input batch `[batch, ...]`, which gives the
-        priors their input size. If left out, the first input seen does, with the
-        same numbers.
+        priors their input size. If left out, the first input that `init` or `apply`
+        sees does, with the same numbers.
       num_ensemble: number of members.
       prior_scale: factor of the prior functions.
       seed: seed of the prior functions. Numbers follow the original `enn`: its keys
@@ -121,7 +121,8 @@ class MLPEnsembleMatchedPrior(EnnWithAdditivePrior):
 
     Raises:
       ValueError: if `num_ensemble` or an entry of `output_sizes` is no integer >= 1;
-        by `apply` for inputs of another size than the priors were made for.
+        by `init` and `apply` for inputs of another size than the priors were made
+        for.
     """
 
     def __init__(
@@ -140,4 +141,13 @@ class MLPEnsembleMatchedPrior(EnnWithAdditivePrior):
         priors = mlp_priors.MLPPriors(output_sizes, num_members, seed)
         if dummy_input is not None:
             priors.params_for(dummy_input)
-        super().__init__(ensemble, priors, prior_scale)
+
+        def init(
+            rng_key: chex.PRNGKey, inputs: chex.Array, index: base.Index
+        ) -> tuple[hk.Params, hk.State]:
+            # Parameters and priors are made for the same inputs.
+            priors.params_for(inputs)
+            return ensemble.init(rng_key, inputs, index)
+
+        sized = EnnArray(ensemble.apply, init, ensemble.indexer)
+        super().__init__(sized, priors, prior_scale)
