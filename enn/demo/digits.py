@@ -5,7 +5,7 @@ A network that knows what it doesn't know is more uncertain about the unseen dig
 
 import dataclasses
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -56,7 +56,7 @@ class Result:
       unseen: epistemic uncertainty of the unseen digit, in bits.
     """
 
-    row: dict[str, str | int | float]
+    row: dict[str, Any]
     seen: np.ndarray
     unseen: np.ndarray
 

@@ -18,9 +18,7 @@ Input = TypeVar("Input", contravariant=True)
 class EnnBatchFwd(Protocol[Input]):
     """Predictions of one network at a set of indices."""
 
-    def __call__(
-        self, params: hk.Params, state: hk.State, inputs: Input
-    ) -> chex.Array:
+    def __call__(self, params: hk.Params, state: hk.State, inputs: Input) -> chex.Array:
         """Returns predictions `[num_enn_samples, batch, num_outputs]`."""
         ...
 

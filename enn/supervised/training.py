@@ -179,11 +179,8 @@ class TrainingExperiment(BaseExperiment):
         capacity = 2 ** math.ceil(math.log2(max(gap, 1)))
         started, previous_steps = time.monotonic(), 0
         while self.step < last_step:
-            num_steps = min(
-                last_step - self.step,
-                self._eval_gap(self.step),
-                self._steps_per_dispatch,
-            )
+            num_steps = min(last_step - self.step, self._steps_per_dispatch)
+            num_steps = int(min(num_steps, self._eval_gap(self.step)))
             chunk = self._reader.read(self.step + 1, num_steps, capacity)
             yield chunk
             # Dispatches run behind: by now the previous one has finished.
@@ -262,7 +259,7 @@ class TrainingExperiment(BaseExperiment):
 
         def traced(state: TrainingState, batch: Any, key: chex.PRNGKey) -> Any:
             if isinstance(batch, ArrayBatch):
-                batch = batch.replace(y=labels)
+                batch = dataclasses.replace(batch, y=labels)
             return pure_loss(state.params, state.network_state, batch, key)
 
         labels = getattr(batch, "y", None)
@@ -309,7 +306,7 @@ def _make_train_chunk(
         state: TrainingState,
         key: chex.PRNGKey,
         batches: list[Any],
-        slots: list[chex.Array | None],
+        slots: list[Any],
         num_steps: int,
     ) -> tuple[TrainingState, chex.PRNGKey, list[dict[str, chex.Array]]]:
         def step(i: chex.Array, carry: Any) -> Any:
@@ -345,8 +342,8 @@ def _train_once(
     step: chex.Array,
     state: TrainingState,
     key: chex.PRNGKey,
-    metrics: dict[str, chex.Array],
-) -> tuple[TrainingState, chex.PRNGKey, dict[str, chex.Array]]:
+    metrics: dict[str, jax.Array],
+) -> tuple[TrainingState, chex.PRNGKey, dict[str, jax.Array]]:
     key, subkey = jax.random.split(key)
     state, new = update(state, jax.tree.map(lambda leaf: leaf[slot], batches), subkey)
     return state, key, {k: metrics[k].at[step].set(new[k]) for k in metrics}
@@ -380,7 +377,7 @@ def _update(
         lambda new, old: jnp.asarray(new, old.dtype), network_state, state.network_state
     )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params: Any = optax.apply_updates(state.params, updates)
     return TrainingState(params, network_state, opt_state), {**metrics, "loss": loss}
 
 
