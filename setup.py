@@ -14,7 +14,11 @@ DEMO = [*PLOTS, "scikit-learn>=1.5"]
 BERT = ["safetensors>=0.7", "tokenizers>=0.20"]
 FLAX = ["flax>=0.12"]
 EQUINOX = ["equinox>=0.13"]
+DATASETS = ["datasets>=4", "grain>=0.2.12", "pillow>=10"]
+CHECKPOINTS = ["orbax-checkpoint>=0.11", "pooch>=1.8", "safetensors>=0.7"]
 TEST = [
+    *DATASETS,
+    *CHECKPOINTS,
     *DEMO,
     *BERT,
     *FLAX,
@@ -24,6 +28,9 @@ TEST = [
     "pytest-xdist>=3",
     "hypothesis>=6",
     "scipy>=1.13",
+    "dill>=0.3.8",
+    "nbclient>=0.10",
+    "ipykernel>=6",
 ]
 DEV = ["ruff", "pyrefly", "import-linter", "build"]
 
@@ -53,6 +60,8 @@ setuptools.setup(
         "bert": BERT,
         "flax": FLAX,
         "equinox": EQUINOX,
+        "datasets": DATASETS,
+        "checkpoints": CHECKPOINTS,
         "test": TEST,
         "dev": DEV,
     },
