@@ -9,6 +9,7 @@ one index (of the mapped switch: all of it) times the number of indices.
 """
 
 import argparse
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -26,22 +27,24 @@ class Case(NamedTuple):
 
     Attributes:
       name: what is evaluated.
+      inputs: parameters, state and inputs of the network.
       indices: the indices, stacked.
-      ours: function of stacked indices and of how many to evaluate at once.
-      naive: function of one index.
+      ours: function of inputs, stacked indices and how many to evaluate at once.
+      naive: function of inputs and one index.
       is_mapped: whether the naive one is run by `jax.vmap`, not by a loop.
     """
 
     name: str
+    inputs: tuple[Any, Any, Any]
     indices: Any
-    ours: Callable[[Any, int | None], jax.Array]
-    naive: Callable[[Any], jax.Array]
+    ours: Callable[..., jax.Array]
+    naive: Callable[[Any, Any], jax.Array]
     is_mapped: bool = False
 
 
-def predictions(enn: Any, params: Any, state: Any, x: Any) -> Callable[..., jax.Array]:
-    def ours(zs: Any, batch_z: int | None) -> jax.Array:
-        return forwarders.predict_at_indices(enn, params, state, x, zs, batch_z)
+def predictions(enn: Any) -> Callable[..., jax.Array]:
+    def ours(inputs: Any, zs: Any, batch_z: int | None) -> jax.Array:
+        return forwarders.predict_at_indices(enn, *inputs, zs, batch_z)
 
     return ours
 
@@ -75,7 +78,8 @@ def mlp_epinet() -> Case:
     x = jax.random.normal(jax.random.key(2), (500, 10))
     params, state, indices = setup(enn, x, 1000)
 
-    def single(z: jax.Array) -> jax.Array:
+    def single(inputs: Any, z: jax.Array) -> jax.Array:
+        params, _, x = inputs
         outs = mlp(params, "base_mlp/~/linear_", x)
         features = jnp.concatenate([x, *outs], axis=1)
         train, prior = (
@@ -86,8 +90,9 @@ def mlp_epinet() -> Case:
 
     return Case(
         "MLP epinet [50, 50, 10], batch 500, Z = 1000",
+        (params, state, x),
         indices,
-        predictions(enn, params, state, x),
+        predictions(enn),
         single,
     )
 
@@ -98,10 +103,16 @@ def last_layer_epinet() -> Case:
     indices = jax.vmap(epinet.indexer)(jax.random.split(jax.random.key(1), 100))
     params, state = epinet.init(jax.random.key(0), hidden, indices[0], hidden)
 
-    def ours(z: jax.Array) -> jax.Array:
-        return epinet.apply(params, state, hidden, z, hidden)[0].preds
+    def ours(inputs: Any, zs: jax.Array, batch_z: int | None) -> jax.Array:
+        params, state, hidden = inputs
 
-    def single(z: jax.Array) -> jax.Array:
+        def one(z: jax.Array) -> jax.Array:
+            return epinet.apply(params, state, hidden, z, hidden)[0].preds
+
+        return index_map.map_indices(one, zs, batch_z)
+
+    def single(inputs: Any, z: jax.Array) -> jax.Array:
+        params, _, hidden = inputs
         train, prior = (
             projected(params, f"{part}_epinet", hidden, z)
             for part in ("train", "prior")
@@ -110,8 +121,9 @@ def last_layer_epinet() -> Case:
 
     return Case(
         "last-layer epinet, hidden 2048, 1000 classes, batch 8, Z = 100",
+        (params, state, hidden),
         indices,
-        lambda zs, batch_z: index_map.map_indices(ours, zs, batch_z),
+        ours,
         single,
     )
 
@@ -123,15 +135,17 @@ def ensemble() -> Case:
     prior_fns = networks.make_mlp_ensemble_prior_fns(sizes, x, num_ensemble)
     params, state, indices = setup(enn, x, 100)
 
-    def single(z: jax.Array) -> jax.Array:
+    def single(inputs: Any, z: jax.Array) -> jax.Array:
+        params, _, x = inputs
         member = jax.tree.map(lambda leaf: leaf[z], params)
         train = mlp(member, "mlp/~/linear_", x)[-1]
         return train + jax.lax.switch(z, prior_fns, x)
 
     return Case(
         "30-member ensemble with priors [50, 50, 10], batch 500, Z = 100",
+        (params, state, x),
         indices,
-        predictions(enn, params, state, x),
+        predictions(enn),
         single,
         is_mapped=True,
     )
@@ -142,7 +156,8 @@ def index_mlp() -> Case:
     x = jax.random.normal(jax.random.key(2), (500, 10))
     params, state, indices = setup(enn, x, 1000)
 
-    def single(z: jax.Array) -> jax.Array:
+    def single(inputs: Any, z: jax.Array) -> jax.Array:
+        params, _, x = inputs
         h, tiled = x, jnp.tile(z, (len(x), 1))
         for name in ("linear", "linear_1"):
             layer = params[f"concat_index_mlp/{name}"]
@@ -153,8 +168,9 @@ def index_mlp() -> Case:
 
     return Case(
         "index MLP [50, 50, 10], batch 500, Z = 1000",
+        (params, state, x),
         indices,
-        predictions(enn, params, state, x),
+        predictions(enn),
         single,
     )
 
@@ -165,7 +181,8 @@ def einsum_ensemble() -> Case:
     x = jax.random.normal(jax.random.key(2), (500, 10))
     params, state, indices = setup(enn, x, 100)
 
-    def single(z: jax.Array) -> jax.Array:
+    def single(inputs: Any, z: jax.Array) -> jax.Array:
+        params, _, x = inputs
         # Scaled by a factor that depends on z, or XLA would move all of it out of
         # the loop, and the loop would not be what it says.
         one = 1 + 0 * z
@@ -182,8 +199,9 @@ def einsum_ensemble() -> Case:
 
     return Case(
         "30-member einsum ensemble [50, 50, 10], batch 500, Z = 100",
+        (params, state, x),
         indices,
-        predictions(enn, params, state, x),
+        predictions(enn),
         single,
     )
 
@@ -196,13 +214,15 @@ def hypermodel() -> Case:
     enn = networks.MLPHypermodel(base_net, x, networks.ScaledGaussianIndexer(10))
     params, state, indices = setup(enn, x, 100)
 
-    def single(z: jax.Array) -> jax.Array:
+    def single(inputs: Any, z: jax.Array) -> jax.Array:
+        params, state, x = inputs
         return enn.apply(params, state, x, z)[0]
 
     return Case(
         "MLP hypermodel [50, 50, 10], batch 500, Z = 100",
+        (params, state, x),
         indices,
-        predictions(enn, params, state, x),
+        predictions(enn),
         single,
     )
 
@@ -219,31 +239,34 @@ def cases() -> Iterator[Case]:
         yield make()
 
 
-def flops(fn: Callable[[Any], Any], argument: Any) -> float:
-    return jax.jit(fn).lower(argument).compile().cost_analysis()["flops"]
+def flops(fn: Callable[..., Any], *args: Any) -> float:
+    return jax.jit(fn).lower(*args).compile().cost_analysis()["flops"]
 
 
 def compare(case: Case, repeats: int) -> None:
-    num_indices = len(case.indices)
-    mapped = jax.vmap(case.naive)
-    ours = jax.jit(lambda zs: case.ours(zs, None))
-    naive = jax.jit(
-        mapped if case.is_mapped else lambda zs: jax.lax.map(case.naive, zs)
-    )
-    error = jnp.abs(ours(case.indices) - naive(case.indices)).max()
+    inputs, indices = case.inputs, case.indices
+    num_indices = len(indices)
+    mapped = jax.vmap(case.naive, in_axes=(None, 0))
+
+    def loop(inputs: Any, zs: Any) -> jax.Array:
+        return jax.lax.map(functools.partial(case.naive, inputs), zs)
+
+    ours = jax.jit(lambda inputs, zs: case.ours(inputs, zs, None))
+    naive = jax.jit(mapped if case.is_mapped else loop)
+    error = jnp.abs(ours(inputs, indices) - naive(inputs, indices)).max()
     seconds = median_seconds(
         {
-            "enn": lambda: jax.block_until_ready(ours(case.indices)),
-            "naive": lambda: jax.block_until_ready(naive(case.indices)),
+            "enn": lambda: jax.block_until_ready(ours(inputs, indices)),
+            "naive": lambda: jax.block_until_ready(naive(inputs, indices)),
         },
         repeats,
     )
     # XLA counts the body of a loop once: ours is counted with all indices at once.
-    our_flops = flops(lambda zs: case.ours(zs, num_indices), case.indices)
+    our_flops = flops(lambda i, zs: case.ours(i, zs, num_indices), inputs, indices)
     if case.is_mapped:
-        naive_flops = flops(mapped, case.indices)
+        naive_flops = flops(mapped, inputs, indices)
     else:
-        naive_flops = num_indices * flops(case.naive, case.indices[0])
+        naive_flops = num_indices * flops(case.naive, inputs, indices[0])
     print(f"\n{case.name} (largest difference {error:.1e})")
     print(f"{'':6} {'ms':>10} {'Gflop':>10}")
     print(f"{'enn':6} {1e3 * seconds['enn']:10.1f} {our_flops / 1e9:10.3f}")
