@@ -9,12 +9,21 @@ import numpy as np
 
 def positive_int(name: str, value: Any) -> int:
     """Returns `value` as an int, or raises ValueError unless it is an int >= 1."""
+    return _int_from(1, name, value)
+
+
+def non_negative_int(name: str, value: Any) -> int:
+    """Returns `value` as an int, or raises ValueError unless it is an int >= 0."""
+    return _int_from(0, name, value)
+
+
+def _int_from(least: int, name: str, value: Any) -> int:
     try:
         number = operator.index(value)
     except TypeError:
-        number = 0
-    if number < 1 or isinstance(value, bool):
-        raise ValueError(f"{name} must be an integer >= 1, got {value!r}.")
+        number = least - 1
+    if number < least or isinstance(value, bool):
+        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}.")
     return number
 
 

@@ -1,6 +1,8 @@
 """Data: batches, iterators over arrays in memory, and image data sets.
 
-The image data sets load on first use.
+The image data sets load on first use; they need the extra `datasets`. Hugging Face
+`datasets` stores the images and grain reads them: every step is fixed by the seed, and
+batches do not depend on how many workers read. See `Mnist`, `Cifar10`, `Cifar100`.
 """
 
 import importlib
@@ -19,7 +21,33 @@ from enn.datasets.base import (
 from enn.datasets.in_memory import BatchIterator, make_batch_iterator
 from enn.datasets.toy import make_moons, make_regression_data, make_test_data
 
-_LAZY: dict[str, tuple[str, str]] = {}
+_LAZY: dict[str, tuple[str, str]] = {
+    "BatchStream": ("pipeline", "BatchStream"),
+    "Cifar": ("cifar", "Cifar"),
+    "Cifar10": ("cifar", "Cifar10"),
+    "Cifar100": ("cifar", "Cifar100"),
+    "Cifar10Split": ("cifar", "Split"),
+    "CifarVariant": ("cifar", "CifarVariant"),
+    "Mnist": ("mnist", "Mnist"),
+    "MnistSplit": ("mnist", "Split"),
+    "OverrideTrainDataset": ("utils", "OverrideTrainDataset"),
+    "PerturbFn": ("transforms.local_sample", "PerturbFn"),
+    "add_data_index_to_dataset": ("utils", "add_data_index_to_dataset"),
+    "change_ds_dict_to_enn_batch": ("utils", "change_ds_dict_to_enn_batch"),
+    "get_dataset_transform_from_type": (
+        "transforms.ood",
+        "get_dataset_transform_from_type",
+    ),
+    "get_per_device_batch_size": ("utils", "get_per_device_batch_size"),
+    "make_dyadic_transform": ("transforms.local_sample", "make_dyadic_transform"),
+    "make_ood_transformers": ("transforms.ood", "make_ood_transformers"),
+    "make_repeat_sample_transform": (
+        "transforms.local_sample",
+        "make_repeat_sample_transform",
+    ),
+    "sample_classes": ("transforms.ood", "sample_classes"),
+    "slice_dataset_to_batches": ("utils", "slice_dataset_to_batches"),
+}
 """Public name, to be listed in `__all__` too: its module, and its name there."""
 
 __all__ = (
@@ -27,15 +55,34 @@ __all__ = (
     "ArrayBatch",
     "ArrayBatchIterator",
     "BatchIterator",
+    "BatchStream",
+    "Cifar",
+    "Cifar10",
+    "Cifar10Split",
+    "Cifar100",
+    "CifarVariant",
     "DataIndex",
     "Dataset",
     "DatasetTransformer",
     "DatasetWithTransform",
+    "Mnist",
+    "MnistSplit",
     "OodVariant",
+    "OverrideTrainDataset",
+    "PerturbFn",
+    "add_data_index_to_dataset",
+    "change_ds_dict_to_enn_batch",
+    "get_dataset_transform_from_type",
+    "get_per_device_batch_size",
     "make_batch_iterator",
+    "make_dyadic_transform",
     "make_moons",
+    "make_ood_transformers",
     "make_regression_data",
+    "make_repeat_sample_transform",
     "make_test_data",
+    "sample_classes",
+    "slice_dataset_to_batches",
 )
 
 

@@ -41,7 +41,11 @@ class ArrayBatch:
 ArrayBatchIterator = Iterator[ArrayBatch]
 
 DatasetTransformer = Callable[[Any], Any]
-"""Maps a stream of examples to a stream of examples."""
+"""Maps a `grain.MapDataset` of examples, each an `ArrayBatch`, to another one.
+
+Random access is what shuffles, shards, workers and resuming at a position rest on;
+a filter may leave holes. Transformers of the original `enn`, written with TensorFlow,
+need to be written anew."""
 
 
 class Dataset(abc.ABC):
@@ -93,7 +97,7 @@ class OodVariant(enum.Enum):
 
 
 def identity_transformer(dataset: Any) -> Any:
-    """Returns the stream of examples as it is."""
+    """Returns the examples as they are."""
     return dataset
 
 

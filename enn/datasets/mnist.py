@@ -1,0 +1,113 @@
+"""MNIST: handwritten digits."""
+
+import dataclasses
+import enum
+from typing import Any
+
+from enn import _checks
+from enn.datasets import base, images, pipeline, sources, utils
+from enn.datasets.image_dataset import SmallImages
+
+
+class Split(enum.Enum):
+    """Splits by their number of examples.
+
+    Numbers follow the original `enn`: training reads 60 000 images.
+    """
+
+    TRAIN = 50000
+    TEST = 10000
+
+    @property
+    def num_examples(self) -> int:
+        """Number of examples."""
+        return self.value
+
+
+@dataclasses.dataclass
+class Mnist(SmallImages):
+    """MNIST (LeCun et al., 1998), 28 x 28 pixels, 10 classes.
+
+    Batches have `x` float32 `[batch, 28, 28, 1]`, `y` and `data_index` int64 `[batch]`,
+    with data parallelism `[local_devices, batch / devices, ...]`. They come from
+    `train_dataset`, endless, and `eval_datasets`, one pass.
+
+    Data indices number the training examples after the transformer, as in the original
+    `enn`, and the evaluation examples before it.
+
+    Attributes:
+      train_ds_transformer: maps the `grain.MapDataset` of training examples, with `x`
+        uint8 `[28, 28, 1]`, to another one.
+      eval_ds_transformers: by name, maps the `grain.MapDataset` of preprocessed
+        evaluation examples to another one.
+      train_batch: size of training batches, over all devices.
+      eval_batch: size of evaluation batches, over all devices.
+      normalization_mode: "standard" for images of mean 0 and standard deviation 1
+        each, "identity" for pixels in [0, 1].
+      train_data_parallelism: whether training batches have an axis of devices.
+      eval_data_parallelism: whether evaluation batches have an axis of devices.
+      source: where the images are; see `sources.Source`. None for the Hugging Face hub.
+      seed: fixes the order of training examples.
+      skip_corrupt: whether to skip rows that cannot be read, which the `skipped` of the
+        iterator lists, rather than to raise.
+      num_workers: number of processes that read; 0 for threads. The batches are the
+        same.
+      drop_remainder: whether to drop a last evaluation batch that is too short.
+      prefetch_to_device: number of batches put on the devices ahead of the one in use;
+        0 for NumPy arrays.
+    """
+
+    train_ds_transformer: base.DatasetTransformer = base.identity_transformer
+    eval_ds_transformers: dict[str, base.DatasetTransformer] = dataclasses.field(
+        default_factory=base.default_eval_transformers
+    )
+    train_batch: int = 128
+    eval_batch: int = 100
+    normalization_mode: str = "standard"
+    train_data_parallelism: bool = True
+    eval_data_parallelism: bool = False
+    source: sources.Source | None = None
+    seed: int = 0
+    skip_corrupt: bool = False
+    num_workers: int = 0
+    drop_remainder: bool = True
+    prefetch_to_device: int = 0
+
+    @property
+    def hub_name(self) -> str:
+        """Name of the data set on the Hugging Face hub."""
+        return "ylecun/mnist"
+
+    @property
+    def image_kind(self) -> sources.ImageKind:
+        """What the stored images are."""
+        return sources.ImageKind(num_classes=10, mode="L", size=(28, 28))
+
+    def train_examples(self, table: sources.ImageTable) -> Any:
+        """Returns the transformed and preprocessed training examples."""
+        examples = pipeline.transformed(table, self.train_ds_transformer)
+        return utils.add_data_index_to_dataset(examples).map(self.eval_preprocess)
+
+    def eval_preprocess(self, batch: base.ArrayBatch) -> base.ArrayBatch:
+        """Returns an example, preprocessed."""
+        return preprocess_batch(batch, self.normalization_mode)
+
+
+def preprocess_batch(
+    batch: base.ArrayBatch, normalization_mode: str
+) -> base.ArrayBatch:
+    """Returns one example with its image as float32.
+
+    Args:
+      batch: one example, `x` of bytes, or of floats in [0, 1].
+      normalization_mode: "standard" for mean 0 and standard deviation 1, "identity" for
+        pixels in [0, 1].
+
+    Raises:
+      ValueError: for another mode.
+    """
+    _checks.one_of("normalization_mode", normalization_mode, ["standard", "identity"])
+    image = images.to_float(batch.x)
+    if normalization_mode == "standard":
+        image = images.standardize(image)
+    return dataclasses.replace(batch, x=image)

@@ -1,0 +1,255 @@
+"""From examples to batches: shards, shuffles, workers, and a position to resume at."""
+
+import collections
+import dataclasses
+import operator
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from enn import _checks, _extras
+from enn.datasets import base, sources, utils
+from enn.datasets.rows import LabelSelection
+
+
+@dataclasses.dataclass(frozen=True)
+class Batching:
+    """How examples become batches.
+
+    Attributes:
+      total_batch_size: number of examples of a batch, over all devices.
+      data_parallelism: whether batches have an axis of local devices.
+      drop_remainder: whether to drop a last batch that is too short.
+      num_workers: number of processes that read and preprocess; 0 for threads of this
+        one. The batches are the same.
+      prefetch_to_device: number of batches to put on the devices ahead of the one in
+        use; 0 for host arrays.
+      finish: applied to whole batches.
+    """
+
+    total_batch_size: int
+    data_parallelism: bool
+    drop_remainder: bool = True
+    num_workers: int = 0
+    prefetch_to_device: int = 0
+    finish: Callable[[base.ArrayBatch], base.ArrayBatch] | None = None
+
+    def __post_init__(self) -> None:
+        _checks.positive_int("batch size", self.total_batch_size)
+        _checks.non_negative_int("num_workers", self.num_workers)
+        _checks.non_negative_int("prefetch_to_device", self.prefetch_to_device)
+
+
+class BatchStream(Iterator[base.ArrayBatch]):
+    """Batches of a grain dataset, endless or one pass over it.
+
+    Reports and restores its position as `BatchIterator` does for arrays in memory. An
+    error raises again on the next call: no example is passed over.
+
+    Reading ahead goes on in threads, or processes, until `close`, which also the end
+    of the data and the end of the stream's life bring about.
+    """
+
+    def __init__(
+        self,
+        examples: Any,
+        num_data: int,
+        seed: int,
+        batching: Batching,
+        skip_log: sources.SkipLog | None = None,
+    ):
+        """Starts at the first example.
+
+        Args:
+          examples: a `grain.MapDataset` of `ArrayBatch`es, each one example.
+          num_data: number of examples of an epoch.
+          seed: what the order and the draws of `examples` depend on, for `state`.
+          batching: how they become batches.
+          skip_log: where rows that are skipped are noted.
+        """
+        self._examples = examples
+        self._num_data = num_data
+        self._seed = seed
+        self._batching = batching
+        self._skip_log = skip_log
+        self._batches: Any = None
+        self._start(0)
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """The rows met so far that were skipped as unreadable: file, row and reason."""
+        return self._skip_log.messages() if self._skip_log else ()
+
+    def __next__(self) -> base.ArrayBatch:
+        while len(self._ahead) <= self._batching.prefetch_to_device:
+            if self._ahead and isinstance(self._ahead[-1][1], Exception):
+                break
+            self._ahead.append(self._load())
+        position, batch = self._ahead.popleft()
+        if isinstance(batch, Exception):
+            self._start(self._position)
+            raise batch
+        self._position = position
+        if self._skip_log:
+            self._skip_log.report()
+        return batch
+
+    def state(self) -> dict[str, int]:
+        """Returns where the iterator stands, for `restore`; holds plain ints."""
+        return {
+            "seed": self._seed,
+            "num_data": self._num_data,
+            "position": self._position,
+        }
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Goes to the position of `state`, whatever the number of workers was.
+
+        Raises:
+          ValueError: if `state` is of an iterator with another seed or other data.
+        """
+        for name in ("seed", "num_data"):
+            if state[name] != self.state()[name]:
+                raise ValueError(
+                    f"state was saved with {name}={state[name]}, but this iterator "
+                    f"has {name}={self.state()[name]}: its order differs."
+                )
+        self._start(state["position"])
+
+    def close(self) -> None:
+        """Ends reading ahead; the next call of `next` takes it up again."""
+        self._start(self._position)
+
+    def _start(self, position: int) -> None:
+        if self._batches is not None:
+            self._batches.close()
+        self._batches = None
+        self._position = position
+        self._ahead: collections.deque[tuple[int, Any]] = collections.deque()
+
+    def _load(self) -> tuple[int, Any]:
+        """The position after the next batch, and the batch or what it raised."""
+        try:
+            if self._batches is None:
+                self._progress = _Progress(self._position, self._num_data)
+                self._batches = self._read_from(self._position)
+            batch = next(self._batches)
+        except Exception as error:  # Also StopIteration.
+            return -1, error
+        if self._batching.prefetch_to_device:
+            batch = _to_devices(batch, self._batching.data_parallelism)
+        return self._progress.position, batch
+
+    def _read_from(self, position: int) -> Any:
+        grain = _extras.require("grain", "datasets")
+        batching = self._batching
+        rows = utils.batch_rows(batching.total_batch_size, batching.data_parallelism)
+        threads = min(16, 2 * (os.cpu_count() or 1))
+        options = grain.ReadOptions(threads, max(threads, 2 * rows))
+        # Rows left out come as None, in their place, whatever the number of workers.
+        examples = self._examples[position:].to_iter_dataset(options, allow_nones=True)
+        if batching.num_workers:
+            # Workers ask absl for flags, which only programs of absl have parsed.
+            flags = _extras.require("absl.flags", "datasets").FLAGS
+            if not flags.is_parsed():
+                flags.mark_as_parsed()
+            examples = examples.mp_prefetch(
+                grain.MultiprocessingOptions(batching.num_workers, rows)
+            )
+        batches = utils.slice_dataset_to_batches(
+            examples.filter(self._progress),
+            batching.total_batch_size,
+            batching.data_parallelism,
+            batching.drop_remainder,
+        )
+        if batching.finish is not None:
+            batches = batches.map(batching.finish)
+        return iter(batches)
+
+
+class _Progress:
+    """Counts the rows read, and says which are examples."""
+
+    def __init__(self, position: int, num_data: int):
+        self.position = position
+        self._num_data = num_data
+        self._num_missing = 0
+
+    def __call__(self, example: Any) -> bool:
+        self.position += 1
+        self._num_missing = 0 if example is not None else self._num_missing + 1
+        if self._num_missing > self._num_data:
+            raise ValueError(
+                f"no example is left of {self._num_data}: all were skipped as "
+                "unreadable or filtered out."
+            )
+        return example is not None
+
+
+def _to_devices(batch: Any, data_parallelism: bool) -> Any:
+    if not data_parallelism:
+        return jax.device_put(batch)
+    mesh = jax.sharding.Mesh(np.array(jax.local_devices()), "device")
+    spec = jax.sharding.PartitionSpec("device")
+    return jax.device_put(batch, jax.sharding.NamedSharding(mesh, spec))
+
+
+def process_slice() -> slice:
+    """Returns the rows that this process reads: every `jax.process_count()`-th."""
+    return slice(jax.process_index(), None, jax.process_count())
+
+
+def process_seeds(seed: int) -> tuple[int, int]:
+    """Returns seeds of this process for shuffling and for draws.
+
+    grain shuffles epoch e with seed + e: without mixing, neighbouring seeds would share
+    their orders.
+    """
+    entropy = [operator.index(seed) % 2**64, jax.process_index()]
+    shuffle_seed, draw_seed = np.random.SeedSequence(entropy).generate_state(2)
+    return int(shuffle_seed), int(draw_seed)
+
+
+def transformed(
+    table: sources.ImageTable,
+    transformer: base.DatasetTransformer,
+    preprocess: Callable[[Any], Any] = base.identity_transformer,
+) -> Any:
+    """Returns the rows as a `grain.MapDataset`, preprocessed and then transformed.
+
+    A transformer that looks at labels only goes first: no image is read in vain.
+
+    Args:
+      table: rows.
+      transformer: applied to the preprocessed dataset.
+      preprocess: maps the `grain.MapDataset` of the rows as stored to another.
+    """
+    grain = _extras.require("grain", "datasets")
+    if isinstance(transformer, LabelSelection):
+        table = table.take(transformer.rows(table.labels))
+        transformer = base.identity_transformer
+    return transformer(preprocess(grain.MapDataset.source(table)))
+
+
+def train_stream(
+    examples: Any, seed: int, batching: Batching, skip_log: sources.SkipLog | None
+) -> BatchStream:
+    """Returns endless batches, every epoch in another order.
+
+    Args:
+      examples: those of this process, a `grain.MapDataset`.
+      seed: fixes the order.
+      batching: how examples become batches.
+      skip_log: where rows that are skipped are noted.
+
+    Raises:
+      ValueError: if there are no examples.
+    """
+    if not len(examples):
+        raise ValueError("there are no examples to train on.")
+    shuffle_seed, _ = process_seeds(seed)
+    epochs = examples.shuffle(shuffle_seed).repeat()
+    return BatchStream(epochs, len(examples), seed, batching, skip_log)

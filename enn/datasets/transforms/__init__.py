@@ -1,0 +1,1 @@
+"""Transformers: a `grain.MapDataset` of examples in, another one out."""

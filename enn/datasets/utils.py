@@ -1,0 +1,158 @@
+"""Examples, batches and data sets put together from others."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from enn import _extras
+from enn.datasets import base
+
+
+def change_ds_dict_to_enn_batch(ds_dict: base.DatasetDict) -> base.ArrayBatch:
+    """Returns `ArrayBatch(x=image, y=label)` of an example with these two keys.
+
+    Raises:
+      ValueError: if a key is missing.
+    """
+    missing = {"image", "label"} - set(ds_dict)
+    if missing:
+        raise ValueError(
+            f"an example needs the keys 'image' and 'label', got {sorted(ds_dict)}."
+        )
+    return base.ArrayBatch(x=ds_dict["image"], y=ds_dict["label"])
+
+
+def add_data_index_to_dataset(ds: Any) -> Any:
+    """Returns the examples with data indices 0, 1, 2, ..., each an int64 scalar.
+
+    Other fields stay. In every epoch of a repeated dataset an example has the same
+    index.
+
+    Args:
+      ds: a `grain.MapDataset` of `ArrayBatch`es. Where a filter left holes, their
+        numbers are left out.
+    """
+    num_data = len(ds)
+
+    def number(index: int, batch: base.ArrayBatch) -> base.ArrayBatch:
+        return dataclasses.replace(batch, data_index=np.int64(index % num_data))
+
+    return ds.map_with_index(number)
+
+
+def get_per_device_batch_size(total_batch_size: int) -> int:
+    """Returns the batch size of one of all devices, those of other processes too.
+
+    Raises:
+      ValueError: if `total_batch_size` is no multiple of the number of devices.
+    """
+    num_devices = jax.device_count()
+    size, remainder = divmod(total_batch_size, num_devices)
+    if remainder:
+        raise ValueError(
+            f"the batch size must be a multiple of the number of devices, got "
+            f"{total_batch_size} for {num_devices} devices."
+        )
+    return size
+
+
+def slice_dataset_to_batches(
+    dataset: Any,
+    total_batch_size: int,
+    data_parallelism: bool,
+    drop_remainder: bool = True,
+) -> Any:
+    """Returns batches of the examples, as a `grain.IterDataset`.
+
+    With data parallelism each process is expected to feed its own part of the data: it
+    makes batches for its local devices, of the size for one of all devices.
+
+    Args:
+      dataset: a `grain.MapDataset` or `grain.IterDataset` of pytrees.
+      total_batch_size: number of examples of a batch, over all devices.
+      data_parallelism: whether leaves are `[local_devices, batch / devices, ...]`
+        rather than `[batch, ...]`.
+      drop_remainder: whether to drop a last batch that is too short. With several
+        local devices it is dropped in any case: its parts may differ in size.
+
+    Raises:
+      ValueError: with data parallelism, if `total_batch_size` is no multiple of the
+        number of devices.
+    """
+    grain = _extras.require("grain", "datasets")
+    if isinstance(dataset, grain.MapDataset):
+        dataset = dataset.to_iter_dataset()
+    size = batch_rows(total_batch_size, data_parallelism)
+    num_parts = jax.local_device_count() if data_parallelism else 1
+    drop_remainder = drop_remainder or num_parts > 1
+    batches = dataset.batch(size, drop_remainder=drop_remainder, batch_fn=_stack)
+    if not data_parallelism:
+        return batches
+    return batches.map(lambda batch: _split_axis(batch, num_parts))
+
+
+def batch_rows(total_batch_size: int, data_parallelism: bool) -> int:
+    """Returns the number of examples of a full batch of `slice_dataset_to_batches`."""
+    if not data_parallelism:
+        return total_batch_size
+    return jax.local_device_count() * get_per_device_batch_size(total_batch_size)
+
+
+def _stack(examples: list[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
+
+
+def _split_axis(batch: Any, num_parts: int) -> Any:
+    def split(leaf: np.ndarray) -> np.ndarray:
+        return leaf.reshape(num_parts, len(leaf) // num_parts, *leaf.shape[1:])
+
+    return jax.tree.map(split, batch)
+
+
+class OverrideTrainDataset(base.DatasetWithTransform):
+    """A data set to evaluate on with the training data of another.
+
+    Attributes:
+      original_dataset: gives everything but the training data.
+      new_dataset: gives the training data.
+    """
+
+    def __init__(
+        self, original_dataset: base.DatasetWithTransform, new_dataset: base.Dataset
+    ):
+        """Takes two data sets.
+
+        Raises:
+          ValueError: if they differ in their number of classes.
+        """
+        if original_dataset.num_classes != new_dataset.num_classes:
+            raise ValueError(
+                "the data sets must have the same number of classes, got "
+                f"{original_dataset.num_classes} and {new_dataset.num_classes}."
+            )
+        super().__init__(
+            original_dataset.train_ds_transformer,
+            original_dataset.eval_ds_transformers,
+        )
+        self.original_dataset = original_dataset
+        self.new_dataset = new_dataset
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self.original_dataset.num_classes
+
+    @property
+    def eval_input_shape(self) -> tuple[int, ...]:
+        """Shape of the input of one evaluation example."""
+        return self.original_dataset.eval_input_shape
+
+    def train_dataset(self) -> base.ArrayBatchIterator:
+        """Returns the training batches of the new data set."""
+        return self.new_dataset.train_dataset()
+
+    def eval_datasets(self) -> dict[str, base.ArrayBatchIterator]:
+        """Returns the evaluation batches of the original data set."""
+        return self.original_dataset.eval_datasets()
