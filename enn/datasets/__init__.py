@@ -2,7 +2,8 @@
 
 The image data sets load on first use; they need the extra `datasets`. Hugging Face
 `datasets` stores the images and grain reads them: every step is fixed by the seed, and
-batches do not depend on how many workers read. See `Mnist`, `Cifar10`, `Cifar100`.
+batches do not depend on how many workers read. See `Mnist`, `Cifar10`, `Cifar100`,
+`Imagenet`.
 """
 
 import importlib
@@ -28,6 +29,9 @@ _LAZY: dict[str, tuple[str, str]] = {
     "Cifar100": ("cifar", "Cifar100"),
     "Cifar10Split": ("cifar", "Split"),
     "CifarVariant": ("cifar", "CifarVariant"),
+    "IMAGENET_MAX_NUM_TRAIN": ("imagenet", "MAX_NUM_TRAIN"),
+    "Imagenet": ("imagenet", "Imagenet"),
+    "ImagenetSplit": ("imagenet", "Split"),
     "Mnist": ("mnist", "Mnist"),
     "MnistSplit": ("mnist", "Split"),
     "OverrideTrainDataset": ("utils", "OverrideTrainDataset"),
@@ -52,6 +56,7 @@ _LAZY: dict[str, tuple[str, str]] = {
 
 __all__ = (
     "EVAL_TRANSFORMERS_DEFAULT",
+    "IMAGENET_MAX_NUM_TRAIN",
     "ArrayBatch",
     "ArrayBatchIterator",
     "BatchIterator",
@@ -65,6 +70,8 @@ __all__ = (
     "Dataset",
     "DatasetTransformer",
     "DatasetWithTransform",
+    "Imagenet",
+    "ImagenetSplit",
     "Mnist",
     "MnistSplit",
     "OodVariant",

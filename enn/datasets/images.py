@@ -131,7 +131,8 @@ def central_box(
     """
     (height, width), (new_height, new_width) = image_size, size
     scale = min(height / (new_height + margin), width / (new_width + margin))
-    box_height, box_width = int(scale * new_height), int(scale * new_width)
+    box_height = max(1, int(scale * new_height))
+    box_width = max(1, int(scale * new_width))
     top, left = (height - box_height + 1) // 2, (width - box_width + 1) // 2
     return top, left, box_height, box_width
 
