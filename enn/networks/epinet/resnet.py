@@ -32,7 +32,7 @@ class ResnetFinalEpinetConfig:
       prior_epinet_hiddens: those of its prior; the same by default.
       base_logits_scale: factor of the base network's output.
       epi_prior_scale: factor of the epinet's prior.
-      add_prior_scale: factor of the additional prior function.
+      add_prior_scale: factor of the additional prior function; 0 leaves it out.
       prior_fn_ctor: makes an additional prior function of inputs and index.
       freeze_base: whether only the epinet trains.
       parse_hidden: base output -> hidden features.
@@ -113,7 +113,7 @@ def _make_epinet(config: ResnetFinalEpinetConfig) -> EpinetWithState:
         prior_scale=config.epi_prior_scale,
         drop_inputs=True,
     )
-    if config.prior_fn_ctor is None:
+    if config.prior_fn_ctor is None or config.add_prior_scale == 0:
         return epinet
     return combine_epinet_and_prior(
         epinet, config.prior_fn_ctor(), config.add_prior_scale

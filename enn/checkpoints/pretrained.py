@@ -1,0 +1,139 @@
+"""Parameters of one's own networks, in safetensors and JSON.
+
+A folder holds `model.safetensors`, the arrays by their paths in the tree, and
+`model.json`: the version of the layout, the tree of these names, and the SHA-256 that
+the file of arrays must have. Neither can hold code.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from enn import _extras
+from enn.checkpoints.tree_check import check_shapes
+
+_VERSION = 1
+_TYPES = {
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "bfloat16", "float32", "float64", "complex64"),
+}
+_ARRAYS, _TREE = "model.safetensors", "model.json"
+
+
+def save_pretrained(
+    path: str | os.PathLike[str], params: hk.Params, state: hk.State | None = None
+) -> None:
+    """Saves parameters and state in a folder, for `load_pretrained`.
+
+    Existing files are replaced at once, when the new ones are complete.
+
+    Args:
+      path: the folder, made where there is none.
+      params: nested mappings of arrays, at any depth, with names of any characters.
+      state: the same of the network's state.
+
+    Raises:
+      ImportError: without safetensors, which the extra `checkpoints` installs.
+      ValueError: naming the place, for a leaf that is no array of numbers, or of a
+        type that safetensors lacks, a name
+        that is no string, or a container that is no mapping.
+    """
+    safetensors = _extras.require("safetensors.numpy", "checkpoints")
+    arrays: dict[str, np.ndarray] = {}
+    tree = _name_leaves({"params": params, "state": state or {}}, (), arrays)
+    folder = pathlib.Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = safetensors.save(arrays)
+    layout = {
+        "version": _VERSION,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "tree": tree,
+    }
+    _replace(folder / _ARRAYS, content)
+    _replace(folder / _TREE, json.dumps(layout, indent=1).encode())
+
+
+def load_pretrained(
+    path: str | os.PathLike[str], like: tuple[Any, Any] | None = None
+) -> tuple[hk.Params, hk.State]:
+    """Returns the parameters and state that `save_pretrained` saved.
+
+    For a sampler: `EnnCheckpoint(name, functools.partial(load_pretrained, path), ...)`.
+
+    Args:
+      path: the folder.
+      like: parameters and state, or their shapes, to compare with:
+        `jax.eval_shape(enn.init, key, inputs, index)`.
+
+    Returns:
+      `(params, state)`, nested dicts of JAX arrays of the types that were saved. Types
+      that JAX only has with `jax_enable_x64` are NumPy arrays without it.
+
+    Raises:
+      FileNotFoundError: if there is no such folder or file.
+      ImportError: without safetensors, which the extra `checkpoints` installs.
+      ValueError: if a file is damaged, the two do not belong together, or the version
+        is unknown; and naming the first leaf, with both shapes, where the tree is not
+        `like` the given one.
+    """
+    safetensors = _extras.require("safetensors.numpy", "checkpoints")
+    folder = pathlib.Path(path)
+    sha256, names = _read_layout(folder / _TREE)
+    file = folder / _ARRAYS
+    if hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
+        raise ValueError(f"{file} is damaged, or belongs to another {_TREE}.")
+    arrays = safetensors.load_file(file)
+    tree = jax.tree.map(lambda name: _to_jax(arrays[name]), names)
+    if like is not None:
+        check_shapes(str(folder), tree, {"params": like[0], "state": like[1]})
+    return tree["params"], tree["state"]
+
+
+def _name_leaves(
+    node: Any, path: tuple[str, ...], arrays: dict[str, np.ndarray]
+) -> Any:
+    """Returns the tree of the leaves' names, and puts the leaves into `arrays`."""
+    where = " ".join(path)
+    if isinstance(node, Mapping):
+        for key in node:
+            if not isinstance(key, str):
+                raise ValueError(f"{where}: a name must be a string, got {key!r}.")
+        return {key: _name_leaves(node[key], (*path, key), arrays) for key in node}
+    is_array = isinstance(node, jax.Array | np.ndarray | np.generic)
+    kind = node.dtype.name if is_array else type(node).__name__
+    if kind not in _TYPES:
+        raise ValueError(f"{where} must be an array of numbers, got {kind}.")
+    name = json.dumps(path)
+    arrays[name] = np.asarray(node, order="C")
+    return name
+
+
+def _replace(file: pathlib.Path, content: bytes) -> None:
+    partial = file.with_suffix(f".{os.getpid()}")
+    partial.write_bytes(content)
+    partial.replace(file)
+
+
+def _read_layout(file: pathlib.Path) -> tuple[str, Any]:
+    content = file.read_bytes()
+    try:
+        layout = json.loads(content)
+        version = layout["version"]
+        if version == _VERSION:
+            return layout["sha256"], layout["tree"]
+    except (LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} is no description of parameters: {error}.") from error
+    raise ValueError(f"{file} has version {version!r}: only {_VERSION} is known.")
+
+
+def _to_jax(array: np.ndarray) -> jax.Array | np.ndarray:
+    fits = jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype
+    return jnp.asarray(array) if fits else array

@@ -1,0 +1,144 @@
+"""The published residual networks of a data set, and the epinets on top of them.
+
+Osband et al., 2021, Epistemic neural networks, https://arxiv.org/abs/2107.08924.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import haiku as hk
+import jax
+import numpy as np
+
+from enn.checkpoints.files import load_from_file
+from enn.checkpoints.tree_check import check_shapes
+from enn.datasets.base import Dataset
+from enn.networks.epinet.checkpoint import (
+    EnnCheckpoint,
+    EpinetCheckpoint,
+    ParamsStateLoadFn,
+)
+from enn.networks.epinet.last_layer import MLPEpinetWithPrior
+from enn.networks.epinet.resnet import (
+    PriorFnCtor,
+    ResnetFinalEpinetConfig,
+    make_checkpoint_from_config,
+)
+from enn.networks.resnet.base import EnsembleResNetENN
+from enn.networks.resnet.config import CanonicalResNets, ResNetConfig
+
+_EPINET_HIDDENS = (50,)
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedResNets:
+    """Networks that were trained on one data set.
+
+    Attributes:
+      name: name of the data set in names of checkpoints and files.
+      dataset: the data set.
+      enable_double_transpose: whether a batch on TPU is
+        `[height, width, channels, batch]`.
+      index_dim: size of the epinets' index.
+      epi_prior_scale: factor of the epinets' own prior.
+      add_prior_scale: factor of their additional prior function.
+      prior_fn_ctor: makes that prior function. It is not in the files: it has to draw
+        the numbers that the epinets were trained with.
+      temperature: divisor of the networks' logits that does best in evaluation. The
+        epinets were trained on logits divided by it.
+      epinet_temperature: the same of the epinets' logits.
+    """
+
+    name: str
+    dataset: Dataset
+    enable_double_transpose: bool
+    index_dim: int
+    epi_prior_scale: float
+    add_prior_scale: float
+    prior_fn_ctor: PriorFnCtor
+    temperature: float | None = None
+    epinet_temperature: float | None = None
+
+    def resnet(self, num_layers: int) -> EnnCheckpoint:
+        """Returns the network with `num_layers` layers."""
+        config = CanonicalResNets[f"RESNET_{num_layers}"].value
+        make_enn = functools.partial(
+            EnsembleResNetENN,
+            self.dataset.num_classes,
+            num_ensemble=1,
+            is_training=False,
+            config=config,
+        )
+        expected = functools.partial(
+            _resnet_shapes, functools.partial(make_enn, enable_double_transpose=False)
+        )
+        return EnnCheckpoint(
+            name=f"{self.name}_resnet{num_layers}",
+            load_fn=_checked_load_fn(f"resnet{num_layers}_{self.name}", expected),
+            enn_ctor=functools.partial(
+                make_enn, enable_double_transpose=self.enable_double_transpose
+            ),
+            dataset=self.dataset,
+            tuned_eval_temperature=self.temperature,
+        )
+
+    def final_epinet(
+        self, num_layers: int, name: str | None = None
+    ) -> EpinetCheckpoint:
+        """Returns the epinet on the network with `num_layers` layers.
+
+        Args:
+          num_layers: number of layers of the base network.
+          name: name of the checkpoint, if it differs from the others' pattern.
+        """
+        config = ResnetFinalEpinetConfig(
+            base_checkpoint=self.resnet(num_layers),
+            index_dim=self.index_dim,
+            num_classes=self.dataset.num_classes,
+            epinet_hiddens=_EPINET_HIDDENS,
+            base_logits_scale=1 / (self.temperature or 1),
+            epi_prior_scale=self.epi_prior_scale,
+            add_prior_scale=self.add_prior_scale,
+            prior_fn_ctor=self.prior_fn_ctor,
+        )
+        resnet = CanonicalResNets[f"RESNET_{num_layers}"].value
+        expected = functools.partial(_epinet_shapes, config, resnet)
+        return make_checkpoint_from_config(
+            name or f"{self.name}_final_epinet_resnet{num_layers}",
+            _checked_load_fn(f"resnet{num_layers}_epinet_{self.name}", expected),
+            config,
+            self.epinet_temperature,
+        )
+
+
+def _checked_load_fn(file_name: str, expected: Callable[[], Any]) -> ParamsStateLoadFn:
+    load_fn = load_from_file(file_name)
+
+    def load() -> tuple[hk.Params, hk.State]:
+        loaded = load_fn()
+        params_and_state = ("params", "state")
+        check_shapes(
+            f"{file_name}.npzs",
+            dict(zip(params_and_state, loaded, strict=True)),
+            dict(zip(params_and_state, expected(), strict=True)),
+        )
+        return loaded
+
+    return load
+
+
+def _resnet_shapes(make_enn: Callable[[], EnsembleResNetENN]) -> Any:
+    # Parameters do not depend on the size of the images.
+    images = np.zeros((1, 32, 32, 3), np.float32)
+    return jax.eval_shape(make_enn().init, jax.random.PRNGKey(0), images, 0)
+
+
+def _epinet_shapes(config: ResnetFinalEpinetConfig, resnet: ResNetConfig) -> Any:
+    epinet = MLPEpinetWithPrior(
+        config.index_dim, config.num_classes, config.epinet_hiddens, drop_inputs=True
+    )
+    hidden = np.zeros((1, resnet.channels_per_group[-1]), np.float32)
+    index = np.zeros(config.index_dim, np.float32)
+    return jax.eval_shape(epinet.init, jax.random.PRNGKey(0), hidden, index, hidden)

@@ -1,0 +1,165 @@
+import json
+import pathlib
+import sys
+from typing import Any
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from enn import checkpoints
+from enn.checkpoints import load_pretrained, save_pretrained
+from enn.networks.resnet.base import EnsembleResNetENN
+from tests.networks import fast
+from tests.networks.resnet.nets import IMAGES, TINY
+
+safetensors = pytest.importorskip("safetensors.numpy")
+
+PARAMS = {
+    "net/~/linear": {"w": np.arange(6.0, dtype=np.float32).reshape(2, 3)},
+    "net/~/linear_1": {"b": jnp.ones(3, jnp.bfloat16), "c": np.array(2.5, np.float16)},
+    "net": {},
+    "deep": {"er": {"a b": {"": np.zeros((0, 3), np.int8)}}},
+    "deep er": {"a b": np.array([[True], [False]])},
+}
+STATE = {"bn/~/mean_ema": {"counter": jnp.array([7], jnp.int32), "64": np.arange(3)}}
+
+
+@pytest.fixture
+def folder(tmp_path: pathlib.Path) -> pathlib.Path:
+    save_pretrained(tmp_path / "new" / "model", PARAMS, STATE)
+    return tmp_path / "new" / "model"
+
+
+def _assert_same(got: Any, wanted: Any) -> None:
+    assert jax.tree.structure(got) == jax.tree.structure(wanted)
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        assert (one.dtype, one.shape) == (other.dtype, other.shape)
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.strict
+def test_names_types_and_state_come_back(folder: pathlib.Path) -> None:
+    params, state = load_pretrained(folder)
+    _assert_same((params, state), (PARAMS, STATE))
+    assert isinstance(params["net/~/linear_1"]["b"], jax.Array)
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "model.json",
+        "model.safetensors",
+    ]
+
+
+def test_containers_of_haiku_and_no_state(tmp_path: pathlib.Path) -> None:
+    params = {"net": {"w": jnp.ones(2)}}
+    save_pretrained(tmp_path, hk.data_structures.to_immutable_dict(params))
+    _assert_same(load_pretrained(str(tmp_path)), (params, {}))
+
+
+def test_other_libraries_read_the_arrays(folder: pathlib.Path) -> None:
+    arrays = safetensors.load_file(folder / "model.safetensors")
+    name = json.dumps(["params", "net/~/linear", "w"])
+    np.testing.assert_array_equal(arrays[name], PARAMS["net/~/linear"]["w"])
+    assert len(arrays) == len(jax.tree.leaves((PARAMS, STATE)))
+
+
+def test_views_and_other_byte_orders(tmp_path: pathlib.Path) -> None:
+    matrix = np.arange(12.0, dtype=np.float32).reshape(3, 4)
+    params = {"a": matrix.T, "b": matrix[:, ::2], "c": matrix.astype(">f4")}
+    save_pretrained(tmp_path, params)
+    loaded, _ = load_pretrained(tmp_path)
+    for name, value in params.items():
+        np.testing.assert_array_equal(loaded[name], value)
+        assert loaded[name].dtype == np.float32
+
+
+def test_saving_again_replaces(folder: pathlib.Path) -> None:
+    save_pretrained(folder, {"net": {"w": np.ones(1, np.float32)}})
+    params, state = load_pretrained(folder)
+    np.testing.assert_array_equal(params["net"]["w"], [1])
+    assert (list(params), state) == (["net"], {})
+
+
+def test_what_cannot_be_saved_leaves_what_is_there(folder: pathlib.Path) -> None:
+    for params, message in [
+        ({"net": {"w": "text"}}, "params net w must be an array of numbers, got str"),
+        ({"net": {"w": None}}, "params net w must be an array of numbers, got None"),
+        ({"net": {"w": np.array([None])}}, "numbers, got object"),
+        ({"net": {"w": jax.random.key(0)}}, "numbers, got key<fry>"),
+        ({"net": {"w": np.ones(1, ml_dtypes.int4)}}, "numbers, got int4"),
+        ({"net": {"w": np.ones(1, np.complex128)}}, "numbers, got complex128"),
+        ({"net": [np.ones(1)]}, "params net must be an array of numbers, got list"),
+        ({"net": {1: np.ones(1)}}, "params net: a name must be a string, got 1"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            save_pretrained(folder, params)
+    _assert_same(load_pretrained(folder), (PARAMS, STATE))
+
+
+def _edit(folder: pathlib.Path, **changes: Any) -> None:
+    file = folder / "model.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_another_version(folder: pathlib.Path) -> None:
+    assert json.loads((folder / "model.json").read_text())["version"] == 1
+    _edit(folder, version=2, tree=[])
+    with pytest.raises(ValueError, match=r"model\.json has version 2: only 1 is known"):
+        load_pretrained(folder)
+
+
+def test_damage_is_noticed(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    arrays = folder / "model.safetensors"
+    content = arrays.read_bytes()
+    for damaged in (content[:-1], content[:-1] + b"x", b""):
+        arrays.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+            load_pretrained(folder)
+    save_pretrained(tmp_path / "other", {"net": {"w": np.ones(1)}})
+    arrays.write_bytes((tmp_path / "other" / "model.safetensors").read_bytes())
+    with pytest.raises(ValueError, match=r"or belongs to another model\.json"):
+        load_pretrained(folder)
+    for layout in ("", "[]", "{}", '{"version": 1}', '{"version": 1, "tree": {}}'):
+        (folder / "model.json").write_text(layout)
+        with pytest.raises(ValueError, match=r"model\.json is no description"):
+            load_pretrained(folder)
+    with pytest.raises(FileNotFoundError, match=r"model\.json"):
+        load_pretrained(tmp_path / "nowhere")
+
+
+def test_another_network_is_named_by_its_first_difference(
+    tmp_path: pathlib.Path,
+) -> None:
+    enn = EnsembleResNetENN(2, is_training=False, config=TINY)
+    variables = fast.random_params(enn, IMAGES)
+    save_pretrained(tmp_path, *variables)
+    key = jax.random.PRNGKey(0)
+    like = jax.eval_shape(enn.init, key, IMAGES, 0)
+    _assert_same(load_pretrained(tmp_path, like), variables)
+    wider = EnsembleResNetENN(5, is_training=False, config=TINY)
+    with pytest.raises(
+        ValueError,
+        match=r"\['params'\]\['res_net/~/final_fc'\]\['b'\] has shape \[1, 2\], "
+        r"not \[1, 5\] \(1 more\)",
+    ):
+        load_pretrained(tmp_path, jax.eval_shape(wider.init, key, IMAGES, 0))
+    params, state = like
+    with pytest.raises(ValueError, match=r"\['state'\]\['other'\] is missing\."):
+        load_pretrained(tmp_path, (params, {**state, "other": np.ones(1)}))
+    with pytest.raises(ValueError, match=r"\['state'\].* is unexpected \([0-9]+ more"):
+        load_pretrained(tmp_path, (params, {}))
+
+
+def test_missing_package_is_named(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    with pytest.raises(ImportError, match=r'pip install "enn\[checkpoints\]"'):
+        save_pretrained(tmp_path, PARAMS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_public_names() -> None:
+    assert checkpoints.__all__ == ["load_pretrained", "save_pretrained"]
