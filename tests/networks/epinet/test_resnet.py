@@ -131,3 +131,15 @@ def test_base_index_of_the_config_is_used() -> None:
         expected = base_apply(*saved.variables, IMAGES, base_index)[0].train
         np.testing.assert_allclose(outs[-1], expected, rtol=1e-4, atol=1e-4)
     assert not np.allclose(*outs)
+
+
+def test_prior_function_of_factor_zero_is_not_made() -> None:
+    def prior_fn_ctor() -> Any:
+        raise AssertionError
+
+    config = _config(
+        Checkpoint(stateful_base()).checkpoint,
+        prior_fn_ctor=prior_fn_ctor,
+        add_prior_scale=0.0,
+    )
+    make_checkpoint_from_config("epinet", lambda: ({}, {}), config).epinet_ctor()
