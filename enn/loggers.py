@@ -79,6 +79,13 @@ class MemoryLogger:
         self.rows.append(_plain(data))
 
 
+class NullLogger:
+    """Drops all rows."""
+
+    def write(self, data: LoggingData) -> None:
+        """Does nothing with `data`."""
+
+
 class CsvLogger:
     """Appends rows to a CSV file, which is complete after every row.
 

@@ -11,7 +11,9 @@ README = pathlib.Path(__file__).parents[1] / "README.md"
 
 def test_readme_blocks_run_as_written(capsys: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 4
+    # What is for several processes runs in those of `supervised.test_mesh`.
+    blocks = [block for block in blocks if "jax.distributed" not in block]
+    assert len(blocks) == 5
     namespace: dict[str, object] = {}
     exec(blocks[0], namespace)
     rows = capsys.readouterr().out.splitlines()

@@ -8,7 +8,7 @@ import haiku as hk
 import jax
 
 from enn import _checks, base
-from enn.networks.forwarders import EnnBatchFwd
+from enn.networks.forwarders import EnnBatchFwd, compile_forward
 from enn.networks.index_map import map_indices
 from enn.networks.module_trees import merge_modules
 from enn.networks.outputs import parse_net_output
@@ -80,6 +80,7 @@ def make_optimized_forward(
     parse_base_network: Callable[[BaseOutput], HeadInput] = parse_net_output,  # pyrefly: ignore[bad-function-definition]
     independent_keys: bool = False,
     batch_z: int | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> EnnBatchFwd:
     """Returns a compiled forward pass that runs the base once for all indices.
 
@@ -96,15 +97,15 @@ def make_optimized_forward(
       independent_keys: as given to `combine_naive_enn`.
       batch_z: how many indices to evaluate at once, see
         `enn.networks.index_map.map_indices`.
+      mesh: devices to share the work, see `enn.networks.forwarders.compile_forward`.
 
     Raises:
-      ValueError: if the base's index is not a key or `num_enn_samples` is no
-        integer >= 1.
+      ValueError: if the base's index is not a key, `num_enn_samples` is no
+        integer >= 1, or for a mesh with other axes.
     """
     _check_index_is_key(base_enn.indexer)
     num_samples = _checks.positive_int("num_enn_samples", num_enn_samples)
 
-    @jax.jit
     def forward(
         params: hk.Params, state: hk.State, inputs: Any, key: chex.PRNGKey = key
     ) -> chex.Array:
@@ -119,7 +120,7 @@ def make_optimized_forward(
 
         return map_indices(predict, jax.random.split(key, num_samples), batch_z)
 
-    return forward
+    return compile_forward(forward, head_enn.indexer, mesh)
 
 
 def _split(

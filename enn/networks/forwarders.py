@@ -1,5 +1,7 @@
 """Forward passes at many epistemic indices at once."""
 
+import functools
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 import chex
@@ -7,7 +9,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from enn import _checks, base
+from enn import _checks, _sharding, base
 from enn.networks.index_map import map_indices
 from enn.networks.indexers import EnsembleIndexer
 from enn.networks.outputs import parse_net_output
@@ -28,6 +30,7 @@ def make_batch_fwd(
     num_enn_samples: int = 1000,
     seed: int = 66,
     batch_z: int | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> EnnBatchFwd:
     """Returns a compiled forward pass at `num_enn_samples` fixed indices.
 
@@ -39,19 +42,60 @@ def make_batch_fwd(
       num_enn_samples: how many indices.
       seed: seed of the indices.
       batch_z: how many indices to evaluate at once; see `predict_at_indices`.
+      mesh: devices to share the work, see `compile_forward`.
 
     Raises:
-      ValueError: if `num_enn_samples` or `batch_z` is no integer >= 1.
+      ValueError: if `num_enn_samples` or `batch_z` is no integer >= 1, or for a mesh
+        with other axes.
     """
     _checks.positive_int("num_enn_samples", num_enn_samples)
     keys = jax.random.split(jax.random.PRNGKey(seed), num_enn_samples)
     indices = jax.vmap(enn.indexer)(keys)
 
-    @jax.jit
     def batch_fwd(params: hk.Params, state: hk.State, inputs: Any) -> chex.Array:
         return predict_at_indices(enn, params, state, inputs, indices, batch_z)
 
-    return batch_fwd
+    return compile_forward(batch_fwd, enn.indexer, mesh)
+
+
+def compile_forward(
+    forward: Callable[..., chex.Array],
+    indexer: base.EpistemicIndexer,
+    mesh: jax.sharding.Mesh | None,
+) -> Callable[..., chex.Array]:
+    """Returns a forward pass at many indices, compiled for one device or for a mesh.
+
+    On a mesh, rows of the inputs are sharded over its axis `data`, and indices and the
+    members of an ensemble over its axis `index`; it has one of these axes or both. The
+    predictions are left on the mesh. Where it spans several processes, each gives the
+    rows of its own devices, and the predictions are those for the rows of all:
+    `jax.experimental.multihost_utils.process_allgather(..., tiled=True)` fetches them.
+
+    Args:
+      forward: function of parameters, state, inputs and what else there may be.
+      indexer: that of the network whose members may be sharded.
+      mesh: the mesh; None for one device.
+
+    Raises:
+      TypeError: if `mesh` is no mesh.
+      ValueError: for a mesh with other axes; by the result, for inputs whose rows do
+        not divide over the devices.
+    """
+    mesh = _sharding.check_mesh(mesh)
+    compiled = jax.jit(forward)
+    if mesh is None:
+        return compiled
+
+    @functools.wraps(forward)
+    def on_mesh(
+        params: hk.Params, state: hk.State, inputs: Any, *args: Any, **kwargs: Any
+    ) -> chex.Array:
+        params, state = _sharding.put_members(mesh, (params, state), indexer)
+        inputs = _sharding.put_rows(mesh, inputs)
+        with _sharding.on_mesh(mesh):
+            return compiled(params, state, inputs, *args, **kwargs)
+
+    return on_mesh
 
 
 def predict_at_indices(

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.extend import core
 
-from enn import _checks, base
+from enn import _checks, _sharding, base
 
 _MAX_BYTES = 256 * 2**20
 _CACHE_BYTES = 16 * 2**20
@@ -33,12 +33,23 @@ def map_indices(
       ValueError: if `batch_z` is no integer >= 1.
     """
     num_indices = len(jax.tree.leaves(indices)[0])
+    num_devices = _sharding.num_index_devices()
+    per_device = -(-num_indices // num_devices)
     if batch_z is None:
         first = jax.tree.map(lambda leaf: leaf[0], indices)
-        batch_z = _default_batch_z(fn, first, num_indices)
-    if _checks.positive_int("batch_z", batch_z) >= num_indices:
-        return jax.vmap(fn)(indices)
-    return jax.lax.map(fn, indices, batch_size=batch_z)
+        batch_z = _default_batch_z(fn, first, per_device)
+    if _checks.positive_int("batch_z", batch_z) >= per_device:
+        return jax.vmap(fn)(_sharding.over_index(indices))
+    if num_devices == 1 or num_indices % num_devices:
+        return jax.lax.map(fn, indices, batch_size=batch_z)
+    parts = _sharding.over_index(_reshape(indices, (num_devices, per_device), 1))
+    outputs = jax.vmap(lambda part: jax.lax.map(fn, part, batch_size=batch_z))(parts)
+    return _reshape(outputs, (num_indices,), 2)
+
+
+def _reshape(tree: Any, shape: tuple[int, ...], rank: int) -> Any:
+    """Reshapes the first `rank` axes of every leaf to `shape`."""
+    return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[rank:]), tree)
 
 
 def _default_batch_z(

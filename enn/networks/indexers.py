@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from enn import _checks, base
+from enn import _checks, _sharding, base
 
 
 class PrngIndexer(base.EpistemicIndexer):
@@ -125,7 +125,7 @@ def make_batch_indexer(
     """Returns `key -> batch_size indices`, stacked on a new leading axis.
 
     Index i is drawn with `fold_in(key, i)`: the first indices do not depend on how
-    many are drawn.
+    many are drawn. On a mesh they are sharded over its axis `index`.
 
     Raises:
       ValueError: if `batch_size` is no integer >= 1.
@@ -134,6 +134,6 @@ def make_batch_indexer(
 
     def batch_indexer(key: chex.PRNGKey) -> base.Index:
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, positions)
-        return jax.vmap(indexer)(keys)
+        return _sharding.over_index(jax.vmap(indexer)(keys))
 
     return batch_indexer

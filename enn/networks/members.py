@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_batching import custom_vmap
 
-from enn import _checks, base
+from enn import _checks, _sharding, base
 
 Stacked = TypeVar("Stacked")
 
@@ -56,6 +56,7 @@ def apply_member(
     """
     index = _check_index(index, num_members)
     if _num_indices(index, (stacked, inputs)) >= max(num_members, 2):
+        stacked = _sharding.over_index(stacked, axis)
         outputs = jax.vmap(fn, in_axes=(axis, None))(stacked, inputs)
         return select_member(outputs, index, num_members)
     return fn(select_member(stacked, index, num_members, axis), inputs)

@@ -8,7 +8,7 @@ import chex
 import jax
 import optax
 
-from enn import loggers
+from enn import _sharding, loggers
 from enn.datasets.base import ArrayBatchIterator
 from enn.losses.base import LossFnArray
 from enn.networks.base import EnnArray
@@ -59,10 +59,12 @@ class MultilossExperiment(TrainingExperiment):
       eval_datasets: endless iterators of batches, by name. Every trainer's loss is
         evaluated on a batch of its own from each.
       eval_log_freq: evaluate every so many steps; 0 or None for never.
+      mesh: devices that share the work, see `TrainingExperiment`; one if left out.
 
     Raises:
-      TypeError: if `enn` is no epistemic network.
-      ValueError: if there are no trainers, or a loss rejects the data.
+      TypeError: if `enn` is no epistemic network or `mesh` no mesh.
+      ValueError: if there are no trainers, or a loss rejects the data. For a mesh with
+        other axes, and batches that do not divide over it.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class MultilossExperiment(TrainingExperiment):
         train_log_freq: int | None = 1,
         eval_datasets: dict[str, ArrayBatchIterator] | None = None,
         eval_log_freq: int | None = 1,
+        mesh: jax.sharding.Mesh | None = None,
     ):
         if not trainers:
             raise ValueError("trainers must hold at least one MultilossTrainer.")
@@ -99,8 +102,12 @@ class MultilossExperiment(TrainingExperiment):
             train_log_freq,
             eval_log_freq,
             init_x=None,
+            mesh=mesh,
         )
-        self._eval_losses = [jax.jit(t.pure_loss) for t in self.pure_trainers]
+        everywhere = _sharding.replicated(self.mesh)
+        self._eval_losses = [
+            jax.jit(t.pure_loss, out_shardings=everywhere) for t in self.pure_trainers
+        ]
 
     @property
     def pure_trainers(self) -> tuple[Trainer, ...]:
@@ -119,9 +126,11 @@ class MultilossExperiment(TrainingExperiment):
                 self.pure_trainers, self._eval_losses, strict=True
             ):
                 batch = next_eval_batch(name, dataset)
+                batch = _sharding.put_rows(self.mesh, batch)
                 params, network_state, _ = self.state
-                loss, (_, metrics) = eval_loss(
-                    params, network_state, batch, next(self.rng)
-                )
+                with _sharding.on_mesh(self.mesh):
+                    loss, (_, metrics) = eval_loss(
+                        params, network_state, batch, next(self.rng)
+                    )
                 row = {"dataset": name, "step": self.step, "sgd": False, "loss": loss}
                 self.logger.write({**metrics, **row, **self._labels(trainer)})

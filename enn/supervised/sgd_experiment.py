@@ -1,5 +1,6 @@
 """Training one loss by stochastic gradient descent, with evaluation on the way."""
 
+import functools
 import warnings
 from typing import Any
 
@@ -7,7 +8,7 @@ import chex
 import jax
 import optax
 
-from enn import _checks, loggers, metrics
+from enn import _checks, _sharding, loggers, metrics
 from enn.datasets.base import ArrayBatchIterator
 from enn.losses.base import LossFnArray
 from enn.networks import forwarders
@@ -45,12 +46,14 @@ class Experiment(TrainingExperiment):
       eval_log_freq: evaluate every so many steps; 0 or None for never.
       init_x: inputs to initialise with; by default a first batch is drawn for this,
         which is then not trained on.
+      mesh: devices that share the work, see `TrainingExperiment`; one if left out.
 
     Raises:
-      TypeError: if `enn` is no epistemic network.
+      TypeError: if `enn` is no epistemic network or `mesh` no mesh.
       ValueError: if a number is out of range, or the loss rejects the data: labels
         of all the data are looked at for an in-memory iterator, of the first batch
-        for others.
+        for others. For a mesh with other axes, and batches that do not divide over
+        it.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Experiment(TrainingExperiment):
         eval_enn_samples: int = 100,
         eval_log_freq: int | None = 1,
         init_x: chex.Array | None = None,
+        mesh: jax.sharding.Mesh | None = None,
     ):
         if eval_datasets and not eval_metrics:
             warnings.warn(
@@ -91,9 +95,10 @@ class Experiment(TrainingExperiment):
             train_log_freq,
             eval_log_freq,
             init_x,
+            mesh,
         )
 
-        @jax.jit
+        @functools.partial(jax.jit, out_shardings=_sharding.replicated(self.mesh))
         def forward(
             state: TrainingState, inputs: chex.Array, key: chex.PRNGKey
         ) -> chex.Array:
@@ -113,15 +118,17 @@ class Experiment(TrainingExperiment):
 
     def _evaluate(self) -> None:
         for name, dataset in self._eval_datasets.items():
-            batch = next_eval_batch(name, dataset)
-            logits = self._eval_forward(self.state, batch.x, next(self.rng))
+            batch = _sharding.put_rows(self.mesh, next_eval_batch(name, dataset))
+            with _sharding.on_mesh(self.mesh):
+                logits = self._eval_forward(self.state, batch.x, next(self.rng))
+            logits, labels = _sharding.fetch(self.mesh, (logits, batch.y))
             self.logger.write(
                 {
                     "dataset": name,
                     "step": self.step,
                     "sgd": False,
                     **{
-                        metric_name: metric(logits, batch.y)
+                        metric_name: metric(logits, labels)
                         for metric_name, metric in self._eval_metrics.items()
                     },
                 }

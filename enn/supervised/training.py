@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import optax
 import tqdm
 
-from enn import _checks, base
+from enn import _checks, _sharding, base
 from enn import loggers as enn_loggers
 from enn.datasets.base import ArrayBatch
 from enn.networks.base import EnnArray, EnnNoState, Output
+from enn.supervised import processes
 from enn.supervised.base import BaseExperiment
 from enn.supervised.chunks import MAX_STEPS, Chunk, ChunkReader, Stream
 
@@ -65,12 +66,28 @@ class TrainingExperiment(BaseExperiment):
     updates run in one dispatch, with the same keys in the same order, the same
     logged rows and the same parameters as one at a time.
 
+    A `jax.sharding.Mesh` of devices trains with the result of one device. Its axes are
+    `data`, over which the rows of every batch are sharded, for training and for
+    evaluation, or `index`, over which the members of an ensemble and the epistemic
+    indices are, or both. All else is replicated, and members are too where their
+    number does not divide over `index`. What does not depend on the index is computed
+    by every device along `index`.
+
+    A mesh may span the devices of several processes, joined by
+    `jax.distributed.initialize()`, which all run the same script. Then the data sets
+    of each process give the rows of its own devices, as many as those of the others;
+    a batch is what all give together, and `data_index` must tell rows of different
+    processes apart. `init_x` and `predict` take the same inputs in every process.
+    Process 0 alone writes rows, whatever the logger, and shows progress. An error of
+    the data of one process stops all of them after the same step.
+
     Attributes:
       enn: the network.
       rng: sequence of random keys.
       state: parameters, network state and optimiser state.
       step: number of steps trained.
       logger: where rows go.
+      mesh: the devices that share the work; None for one.
     """
 
     def __init__(
@@ -83,30 +100,46 @@ class TrainingExperiment(BaseExperiment):
         train_log_freq: int | None,
         eval_log_freq: int | None,
         init_x: Any,
+        mesh: jax.sharding.Mesh | None,
     ):
         super().__init__(dataset=trainers[0].dataset)
         _check_enn(enn)
         self.enn = enn
+        self.mesh = _sharding.check_mesh(mesh)
         self.rng = hk.PRNGSequence(seed)
         self.step = 0
+        self._multi_process = self.mesh is not None and self.mesh.is_multi_process
+        self._is_silent = self._multi_process and jax.process_index() > 0
         self.logger = logger or enn_loggers.make_default_logger(
             "experiment", time_delta=0
         )
+        if self._is_silent:
+            self.logger = enn_loggers.NullLogger()
         self._trainers = tuple(trainers)
         self._train_log_freq = _log_freq("train_log_freq", train_log_freq)
         self._eval_log_freq = _log_freq("eval_log_freq", eval_log_freq)
         first_batch = next(self.dataset) if init_x is None else None
+        # Batch norm starts from the statistics of the batch, of all its rows.
+        first_batch = _sharding.fetch(
+            self.mesh, _sharding.put_rows(self.mesh, first_batch)
+        )
         inputs = first_batch.x if first_batch is not None else init_x
         index = enn.indexer(next(self.rng))
         params, network_state = enn.init(next(self.rng), inputs, index)
-        self.state = TrainingState(params, network_state, optimizer.init(params))
+        self.state = _sharding.put_members(
+            self.mesh,
+            TrainingState(params, network_state, optimizer.init(params)),
+            enn.indexer,
+        )
         for i, trainer in enumerate(self._trainers):
             sample = getattr(trainer.dataset, "data", None if i else first_batch)
             if sample is not None:
                 self._check_loss(trainer.pure_loss, sample)
 
         self._train_chunk = _make_train_chunk(
-            [trainer.pure_loss for trainer in self._trainers], optimizer
+            [trainer.pure_loss for trainer in self._trainers],
+            optimizer,
+            self._shardings(),
         )
         self._reader = ChunkReader(
             [
@@ -119,12 +152,16 @@ class TrainingExperiment(BaseExperiment):
         )
         self._steps_per_dispatch = 1
 
-        @jax.jit
+        compiled = functools.partial(
+            jax.jit, out_shardings=_sharding.replicated(self.mesh)
+        )
+
+        @compiled
         def predict(state: TrainingState, inputs: Any, key: chex.PRNGKey) -> Output:
             index = enn.indexer(key)
             return enn.apply(state.params, state.network_state, inputs, index)[0]
 
-        @jax.jit
+        @compiled
         def loss(state: TrainingState, batch: Any, key: chex.PRNGKey) -> chex.Array:
             pure_loss = self._trainers[0].pure_loss
             return pure_loss(state.params, state.network_state, batch, key)[0]
@@ -133,11 +170,14 @@ class TrainingExperiment(BaseExperiment):
 
     def predict(self, inputs: chex.Array, key: chex.PRNGKey) -> Output:
         """Returns the network's output at `inputs`, at the index drawn with `key`."""
-        return self._predict(self.state, inputs, key)
+        with _sharding.on_mesh(self.mesh):
+            return self._predict(self.state, inputs, key)
 
     def loss(self, batch: Any, key: chex.PRNGKey) -> chex.Array:
         """Returns the (first) loss on `batch`."""
-        return self._loss(self.state, batch, key)
+        batch = _sharding.put_rows(self.mesh, batch)
+        with _sharding.on_mesh(self.mesh):
+            return self._loss(self.state, batch, key)
 
     def train(self, num_batches: int, progress: bool = False) -> None:
         """Trains for `num_batches` steps.
@@ -154,7 +194,8 @@ class TrainingExperiment(BaseExperiment):
         """
         if num_batches < 0:
             raise ValueError(f"num_batches must be >= 0, got {num_batches}.")
-        with tqdm.tqdm(total=num_batches, disable=not progress, unit="step") as bar:
+        hidden = self._is_silent or not progress
+        with tqdm.tqdm(total=num_batches, disable=hidden, unit="step") as bar:
             running: _Running | None = None
             try:
                 for chunk in self._chunks(num_batches):
@@ -178,22 +219,27 @@ class TrainingExperiment(BaseExperiment):
         gap = min(num_batches, MAX_STEPS, self._eval_gap(0))
         capacity = 2 ** math.ceil(math.log2(max(gap, 1)))
         started, previous_steps = time.monotonic(), 0
+        pace = self._steps_per_dispatch
         while self.step < last_step:
             num_steps = min(last_step - self.step, self._steps_per_dispatch)
             num_steps = int(min(num_steps, self._eval_gap(self.step)))
             chunk = self._reader.read(self.step + 1, num_steps, capacity)
+            if self._multi_process:
+                chunk, self._steps_per_dispatch = processes.agree(chunk, pace)
             yield chunk
             # Dispatches run behind: by now the previous one has finished.
             now = time.monotonic()
             if previous_steps:
                 rate = previous_steps / (now - started)
-                self._steps_per_dispatch = int(
+                pace = int(
                     min(
                         max(rate * _SECONDS_PER_DISPATCH, 1),
                         8 * self._steps_per_dispatch,
                         MAX_STEPS,
                     )
                 )
+                if not self._multi_process:
+                    self._steps_per_dispatch = pace
             started, previous_steps = now, chunk.num_steps
 
     def _dispatch(self, chunk: Chunk) -> "_Running":
@@ -203,9 +249,11 @@ class TrainingExperiment(BaseExperiment):
                 "experiment.rng holds keys reserved ahead; train takes its keys from "
                 "a sequence without reserved ones."
             )
-        self.state, key, metrics = self._train_chunk(
-            self.state, key, chunk.batches, chunk.slots, chunk.num_steps
-        )
+        batches = [_sharding.put_rows(self.mesh, b, axis=1) for b in chunk.batches]
+        with _sharding.on_mesh(self.mesh):
+            self.state, key, metrics = self._train_chunk(
+                self.state, key, batches, chunk.slots, chunk.num_steps
+            )
         self.rng.replace_internal_state((key, ()))
         first_step = self.step + 1
         self.step += chunk.num_steps
@@ -228,6 +276,14 @@ class TrainingExperiment(BaseExperiment):
                     row |= {"dataset": "train", "step": step, "sgd": True}
                     self.logger.write(row | self._labels(trainer))
         bar.update(running.chunk.num_steps)
+
+    def _shardings(self) -> Any:
+        """What `_train_chunk` returns lies where it lay before, the rest everywhere."""
+        everywhere = _sharding.replicated(self.mesh)
+        if everywhere is None:
+            return None
+        state = jax.tree.map(lambda leaf: leaf.sharding, self.state)
+        return state, everywhere, everywhere
 
     def _labels(self, trainer: Trainer) -> dict[str, Any]:
         """Further entries of the rows logged for a trainer."""
@@ -295,13 +351,15 @@ class _DatasetEnded(StopIteration):
 
 
 def _make_train_chunk(
-    losses: Sequence[PureLoss], optimizer: optax.GradientTransformation
+    losses: Sequence[PureLoss],
+    optimizer: optax.GradientTransformation,
+    out_shardings: Any,
 ) -> Callable[..., Any]:
     """Returns the compiled function that trains on a chunk."""
     # Each has its own jit so that finding the metrics' shapes below traces it once.
     updates = [jax.jit(functools.partial(_update, loss, optimizer)) for loss in losses]
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=out_shardings)
     def train_chunk(
         state: TrainingState,
         key: chex.PRNGKey,
