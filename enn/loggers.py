@@ -149,7 +149,7 @@ def make_default_logger(label: str, time_delta: float = 0.0) -> TerminalLogger:
 def _fetch(values: LoggingData) -> dict[str, Any]:
     """The row with its JAX arrays in host memory, moved there at once."""
     arrays = {name: v for name, v in values.items() if isinstance(v, jax.Array)}
-    return {**values, **jax.device_get(arrays)}
+    return {**values, **jax.device_get(arrays)} if arrays else dict(values)
 
 
 def _plain(values: LoggingData) -> dict[str, Any]:
