@@ -12,14 +12,10 @@ import haiku as hk
 import jax
 import numpy as np
 
-from enn.checkpoints.files import load_from_file
+from enn.checkpoints.files import init_from_file
 from enn.checkpoints.tree_check import check_shapes
 from enn.datasets.base import Dataset
-from enn.networks.epinet.checkpoint import (
-    EnnCheckpoint,
-    EpinetCheckpoint,
-    ParamsStateLoadFn,
-)
+from enn.networks.epinet.checkpoint import EnnCheckpoint, EpinetCheckpoint
 from enn.networks.epinet.last_layer import MLPEpinetWithPrior
 from enn.networks.epinet.resnet import (
     PriorFnCtor,
@@ -29,8 +25,6 @@ from enn.networks.epinet.resnet import (
 from enn.networks.resnet.base import EnsembleResNetENN
 from enn.networks.resnet.config import CanonicalResNets, ResNetConfig
 
-_EPINET_HIDDENS = (50,)
-
 
 @dataclasses.dataclass(frozen=True)
 class PublishedResNets:
@@ -38,7 +32,7 @@ class PublishedResNets:
 
     Attributes:
       name: name of the data set in names of checkpoints and files.
-      dataset: the data set.
+      make_dataset: makes the data set.
       enable_double_transpose: whether a batch on TPU is
         `[height, width, channels, batch]`.
       index_dim: size of the epinets' index.
@@ -52,7 +46,7 @@ class PublishedResNets:
     """
 
     name: str
-    dataset: Dataset
+    make_dataset: Callable[[], Dataset]
     enable_double_transpose: bool
     index_dim: int
     epi_prior_scale: float
@@ -63,24 +57,23 @@ class PublishedResNets:
 
     def resnet(self, num_layers: int) -> EnnCheckpoint:
         """Returns the network with `num_layers` layers."""
-        config = CanonicalResNets[f"RESNET_{num_layers}"].value
-        make_enn = functools.partial(
+        dataset = self.make_dataset()
+        enn_ctor = functools.partial(
             EnsembleResNetENN,
-            self.dataset.num_classes,
+            dataset.num_classes,
             num_ensemble=1,
             is_training=False,
-            config=config,
+            enable_double_transpose=self.enable_double_transpose,
+            config=_config(num_layers),
         )
-        expected = functools.partial(
-            _resnet_shapes, functools.partial(make_enn, enable_double_transpose=False)
-        )
+        file_name = f"resnet{num_layers}_{self.name}"
         return EnnCheckpoint(
             name=f"{self.name}_resnet{num_layers}",
-            load_fn=_checked_load_fn(f"resnet{num_layers}_{self.name}", expected),
-            enn_ctor=functools.partial(
-                make_enn, enable_double_transpose=self.enable_double_transpose
+            load_fn=functools.partial(
+                _load_checked, file_name, functools.partial(_resnet_shapes, enn_ctor)
             ),
-            dataset=self.dataset,
+            enn_ctor=enn_ctor,
+            dataset=dataset,
             tuned_eval_temperature=self.temperature,
         )
 
@@ -96,49 +89,54 @@ class PublishedResNets:
         config = ResnetFinalEpinetConfig(
             base_checkpoint=self.resnet(num_layers),
             index_dim=self.index_dim,
-            num_classes=self.dataset.num_classes,
-            epinet_hiddens=_EPINET_HIDDENS,
+            num_classes=self.make_dataset().num_classes,
+            epinet_hiddens=[50],
             base_logits_scale=1 / (self.temperature or 1),
             epi_prior_scale=self.epi_prior_scale,
             add_prior_scale=self.add_prior_scale,
             prior_fn_ctor=self.prior_fn_ctor,
         )
-        resnet = CanonicalResNets[f"RESNET_{num_layers}"].value
-        expected = functools.partial(_epinet_shapes, config, resnet)
+        num_hidden = _config(num_layers).channels_per_group[-1]
+        file_name = f"resnet{num_layers}_epinet_{self.name}"
         return make_checkpoint_from_config(
             name or f"{self.name}_final_epinet_resnet{num_layers}",
-            _checked_load_fn(f"resnet{num_layers}_epinet_{self.name}", expected),
+            functools.partial(
+                _load_checked,
+                file_name,
+                functools.partial(_epinet_shapes, config, num_hidden),
+            ),
             config,
             self.epinet_temperature,
         )
 
 
-def _checked_load_fn(file_name: str, expected: Callable[[], Any]) -> ParamsStateLoadFn:
-    load_fn = load_from_file(file_name)
-
-    def load() -> tuple[hk.Params, hk.State]:
-        loaded = load_fn()
-        params_and_state = ("params", "state")
-        check_shapes(
-            f"{file_name}.npzs",
-            dict(zip(params_and_state, loaded, strict=True)),
-            dict(zip(params_and_state, expected(), strict=True)),
-        )
-        return loaded
-
-    return load
+def _config(num_layers: int) -> ResNetConfig:
+    return CanonicalResNets[f"RESNET_{num_layers}"].value
 
 
-def _resnet_shapes(make_enn: Callable[[], EnsembleResNetENN]) -> Any:
-    # Parameters do not depend on the size of the images.
+def _load_checked(
+    file_name: str, expected: Callable[[], Any]
+) -> tuple[hk.Params, hk.State]:
+    params, state = init_from_file(file_name)
+    wanted_params, wanted_state = expected()
+    check_shapes(
+        f"{file_name}.npzs",
+        {"params": params, "state": state},
+        {"params": wanted_params, "state": wanted_state},
+    )
+    return params, state
+
+
+def _resnet_shapes(enn_ctor: Callable[..., EnsembleResNetENN]) -> Any:
+    # They do not depend on the size of the images.
     images = np.zeros((1, 32, 32, 3), np.float32)
-    return jax.eval_shape(make_enn().init, jax.random.PRNGKey(0), images, 0)
+    enn = enn_ctor(enable_double_transpose=False)
+    return jax.eval_shape(enn.init, jax.random.PRNGKey(0), images, 0)
 
 
-def _epinet_shapes(config: ResnetFinalEpinetConfig, resnet: ResNetConfig) -> Any:
+def _epinet_shapes(config: ResnetFinalEpinetConfig, num_hidden: int) -> Any:
     epinet = MLPEpinetWithPrior(
         config.index_dim, config.num_classes, config.epinet_hiddens, drop_inputs=True
     )
-    hidden = np.zeros((1, resnet.channels_per_group[-1]), np.float32)
-    index = np.zeros(config.index_dim, np.float32)
+    hidden, index = np.zeros((1, num_hidden)), np.zeros(config.index_dim)
     return jax.eval_shape(epinet.init, jax.random.PRNGKey(0), hidden, index, hidden)

@@ -5,15 +5,17 @@ import pytest
 
 from enn.checkpoints import downloads
 from tests.checkpoints.server import Server
+from tests.datasets.conftest import store
+
+__all__ = ["cache", "running_server", "server", "store"]
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
-    """An empty cache, and little patience."""
+    """An empty cache, and short waits."""
     monkeypatch.setenv("ENN_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("ENN_OFFLINE", raising=False)
     monkeypatch.setattr(downloads, "_WAITS", (0.01, 0.02))
-    monkeypatch.setattr(downloads, "_TIMEOUT", 0.5)
     return tmp_path / "cache"
 
 

@@ -81,9 +81,9 @@ def test_hostile_files_from_a_server_are_refused_and_not_kept(
 ) -> None:
     folder = tmp_path / "touched"
     folder.mkdir()
-    cases = hostile.cases(folder)
-    assert len(cases) > 30
-    for i, (data, message) in enumerate(cases.values()):
+    cases = [case for case in hostile.cases(folder).values() if len(case[0]) < 50_000]
+    assert len(cases) > 80
+    for i, (data, message) in enumerate(cases):
         url = server.put(f"{i}.npzs", data)
         with pytest.raises(UnsafePickleError, match=f"{url}: .*({message})"):
             init_from_file(str(i), server.url)
