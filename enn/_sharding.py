@@ -97,7 +97,9 @@ def put_members(mesh: Mesh | None, tree: Tree, indexer: Any) -> Tree:
     if mesh is None:
         return tree
     num_members = getattr(indexer, "num_ensemble", None)
-    divides = num_members and num_members % mesh.shape.get(INDEX, num_members + 1) == 0
+    divides = (
+        num_members and INDEX in mesh.shape and not num_members % mesh.shape[INDEX]
+    )
 
     def sharding(leaf: Any) -> NamedSharding:
         shape = np.shape(leaf)

@@ -77,9 +77,10 @@ class TrainingExperiment(BaseExperiment):
     `jax.distributed.initialize()`, which all run the same script. Then the data sets
     of each process give the rows of its own devices, as many as those of the others;
     a batch is what all give together, and `data_index` must tell rows of different
-    processes apart. `init_x` and `predict` take the same inputs in every process.
-    Process 0 alone writes rows, whatever the logger, and shows progress. An error of
-    the data of one process stops all of them after the same step.
+    processes apart. So it is for `loss`, while `predict` and `init_x` take the same
+    inputs in every process. Process 0 alone writes rows, whatever the logger, and
+    shows progress. An error of the data of one process stops all of them after the
+    same step.
 
     Attributes:
       enn: the network.
