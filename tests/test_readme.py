@@ -9,11 +9,16 @@ import pytest
 README = pathlib.Path(__file__).parents[1] / "README.md"
 
 
-def test_readme_blocks_run_as_written(capsys: pytest.CaptureFixture[str]) -> None:
+def test_readme_blocks_run_as_written(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     # What is for several processes runs in those of `supervised.test_mesh`.
     blocks = [block for block in blocks if "jax.distributed" not in block]
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     namespace: dict[str, object] = {}
     exec(blocks[0], namespace)
     rows = capsys.readouterr().out.splitlines()

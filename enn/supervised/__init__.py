@@ -6,6 +6,8 @@ from enn.supervised.multiloss_experiment import (
     MultilossTrainer,
     TrainingState,
 )
+from enn.supervised.nonfinite import NonFiniteError
+from enn.supervised.saving import saved_steps
 from enn.supervised.sgd_experiment import Experiment
 from enn.supervised.testing import TestExperiment, make_test_experiment
 
@@ -14,7 +16,9 @@ __all__ = [
     "Experiment",
     "MultilossExperiment",
     "MultilossTrainer",
+    "NonFiniteError",
     "TestExperiment",
     "TrainingState",
     "make_test_experiment",
+    "saved_steps",
 ]

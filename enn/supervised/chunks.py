@@ -52,6 +52,15 @@ class ChunkReader:
         self._streams = streams
         self._held: dict[int, Any] | None = None
 
+    @property
+    def holds_batch(self) -> bool:
+        """Whether a batch was pulled that no chunk holds yet."""
+        return self._held is not None
+
+    def drop_batch(self) -> None:
+        """Forgets such a batch."""
+        self._held = None
+
     def read(self, first_step: int, num_steps: int, capacity: int) -> Chunk:
         """Returns up to `num_steps` steps from `first_step` on.
 

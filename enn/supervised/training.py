@@ -1,9 +1,12 @@
 """The training loop: many steps a dispatch, with the result of one at a time."""
 
 import abc
+import bisect
 import dataclasses
 import functools
 import math
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -19,9 +22,9 @@ from enn import _checks, _sharding, base
 from enn import loggers as enn_loggers
 from enn.datasets.base import ArrayBatch
 from enn.networks.base import EnnArray, EnnNoState, Output
-from enn.supervised import processes
-from enn.supervised.base import BaseExperiment
+from enn.supervised import interrupts, nonfinite, processes
 from enn.supervised.chunks import MAX_STEPS, Chunk, ChunkReader, Stream
+from enn.supervised.resumable import ResumableExperiment
 
 _SECONDS_PER_DISPATCH = 0.5
 
@@ -59,7 +62,7 @@ class Trainer:
     name: str = "loss"
 
 
-class TrainingExperiment(BaseExperiment):
+class TrainingExperiment(ResumableExperiment):
     """A network, its training state and the loop that trains it.
 
     Every update draws the next key of `rng` and the next batch of its data. Many
@@ -90,6 +93,8 @@ class TrainingExperiment(BaseExperiment):
       logger: where rows go.
       mesh: the devices that share the work; None for one.
     """
+
+    _eval_datasets: dict[str, Iterator[Any]]
 
     def __init__(
         self,
@@ -152,6 +157,7 @@ class TrainingExperiment(BaseExperiment):
             ]
         )
         self._steps_per_dispatch = 1
+        self._save_dirs = set()
 
         compiled = functools.partial(
             jax.jit, out_shardings=_sharding.replicated(self.mesh)
@@ -180,15 +186,36 @@ class TrainingExperiment(BaseExperiment):
         with _sharding.on_mesh(self.mesh):
             return self._loss(self.state, batch, key)
 
-    def train(self, num_batches: int, progress: bool = False) -> None:
+    def train(
+        self,
+        num_batches: int,
+        progress: bool = False,
+        *,
+        save_dir: str | os.PathLike[str] | None = None,
+        save_every: int | None = None,
+        keep: int = 3,
+        on_nonfinite: str = "stop",
+    ) -> None:
         """Trains for `num_batches` steps.
+
+        Ctrl-C stops after the steps that are running, saves, and then raises
+        KeyboardInterrupt; a second one stops at once and saves nothing. In a run of
+        several processes every Ctrl-C is of the second kind.
 
         Args:
           num_batches: number of steps.
           progress: whether to show a progress bar.
+          save_dir: directory to `save` in: when training ends, on Ctrl-C, and every
+            `save_every` steps. Saving changes no numbers.
+          save_every: save after every step that is a multiple of this.
+          keep: how many saves to keep.
+          on_nonfinite: what to do when a step has a loss, or makes parameters, that
+            are NaN or infinite: `"stop"` there, or `"continue"`.
 
         Raises:
-          ValueError: if `num_batches` is negative.
+          ValueError: if an argument is out of range, or as `save` does.
+          NonFiniteError: if such a step stops training. `state`, `step`, `rng` and
+            the logged rows are those of the steps before it; the data have moved on.
           StopIteration: if a training data set ends. This and any other error of the
             data is raised after every complete batch has trained: `state`, `step`
             and the logged rows show exactly the steps done.
@@ -196,26 +223,55 @@ class TrainingExperiment(BaseExperiment):
         if num_batches < 0:
             raise ValueError(f"num_batches must be >= 0, got {num_batches}.")
         hidden = self._is_silent or not progress
-        with tqdm.tqdm(total=num_batches, disable=hidden, unit="step") as bar:
+        _checks.one_of("on_nonfinite", on_nonfinite, ["stop", "continue"])
+        stops = on_nonfinite == "stop"
+        if save_every is not None:
+            _checks.positive_int("save_every", save_every)
+            if save_dir is None:
+                raise ValueError("save_every needs save_dir, where to save.")
+        root = None if save_dir is None else self._check_saves(save_dir, keep)
+        saved_step = self.step
+        with (
+            interrupts.deferred() as interrupt,
+            tqdm.tqdm(total=num_batches, disable=hidden, unit="step") as bar,
+        ):
             running: _Running | None = None
             try:
-                for chunk in self._chunks(num_batches):
+                for chunk in self._chunks(num_batches, save_every, interrupt):
                     if chunk.num_steps:
                         finished, running = running, self._dispatch(chunk)
-                        self._log(finished, bar)
-                        if self._evaluates_at(self.step):
+                        self._finish(finished, bar, stops)
+                        saves = _gap(save_every, self.step) == save_every
+                        if saves or self._evaluates_at(self.step):
                             finished, running = running, None
-                            self._log(finished, bar)
+                            self._finish(finished, bar, stops)
+                        if self._evaluates_at(self.step):
                             self._evaluate()
+                        if root is not None and saves:
+                            self._save(root, keep)
+                            saved_step = self.step
                     if isinstance(chunk.error, StopIteration):
                         raise _DatasetEnded(self.step)
-                    if chunk.error is not None:
+                    stopped = isinstance(chunk.error, KeyboardInterrupt)
+                    if stopped and not (interrupt.is_set() or self._multi_process):
+                        interrupt.set()
+                    elif chunk.error is not None:
                         raise chunk.error
+            except nonfinite.NonFiniteError:
+                running = None
+                raise
             finally:
-                self._log(running, bar)
+                self._finish(running, bar, stops)
+            if root is not None and self.step != saved_step:
+                self._save(root, keep)
 
-    def _chunks(self, num_batches: int) -> Iterator[Chunk]:
-        """Reads what to train on, as many steps at a time as are worth it."""
+    def _chunks(
+        self, num_batches: int, save_every: int | None, interrupt: threading.Event
+    ) -> Iterator[Chunk]:
+        """Reads what to train on, as many steps at a time as are worth it.
+
+        An interrupt ends it, once no batch is held that was pulled.
+        """
         last_step = self.step + num_batches
         gap = min(num_batches, MAX_STEPS, self._eval_gap(0))
         capacity = 2 ** math.ceil(math.log2(max(gap, 1)))
@@ -223,7 +279,12 @@ class TrainingExperiment(BaseExperiment):
         pace = self._steps_per_dispatch
         while self.step < last_step:
             num_steps = min(last_step - self.step, self._steps_per_dispatch)
-            num_steps = int(min(num_steps, self._eval_gap(self.step)))
+            gap = min(self._eval_gap(self.step), _gap(save_every, self.step))
+            num_steps = int(min(num_steps, gap))
+            if interrupt.is_set():
+                if not self._reader.holds_batch:
+                    break
+                num_steps = 1
             chunk = self._reader.read(self.step + 1, num_steps, capacity)
             if self._multi_process:
                 chunk, self._steps_per_dispatch = processes.agree(chunk, pace)
@@ -244,28 +305,34 @@ class TrainingExperiment(BaseExperiment):
             started, previous_steps = now, chunk.num_steps
 
     def _dispatch(self, chunk: Chunk) -> "_Running":
-        key, reserved = self.rng.internal_state
-        if reserved:
-            raise ValueError(
-                "experiment.rng holds keys reserved ahead; train takes its keys from "
-                "a sequence without reserved ones."
-            )
-        batches = [_sharding.put_rows(self.mesh, b, axis=1) for b in chunk.batches]
-        with _sharding.on_mesh(self.mesh):
-            self.state, key, metrics = self._train_chunk(
-                self.state, key, batches, chunk.slots, chunk.num_steps
-            )
-        self.rng.replace_internal_state((key, ()))
+        start = self.state, self._key()
+        self.state, key, metrics, finite = self._run(start, chunk, chunk.num_steps)
+        self._set_key(key)
         first_step = self.step + 1
         self.step += chunk.num_steps
-        return _Running(first_step, chunk, metrics)
+        return _Running(first_step, chunk, start, metrics, finite)
 
-    def _log(self, running: "_Running | None", bar: tqdm.tqdm) -> None:
-        """Waits for a dispatch to finish and writes its rows."""
+    def _run(self, start: Any, chunk: Chunk, num_steps: int) -> Any:
+        """Trains on the first steps of a chunk; returns what `_train_chunk` does."""
+        batches = [_sharding.put_rows(self.mesh, b, axis=1) for b in chunk.batches]
+        with _sharding.on_mesh(self.mesh):
+            return self._train_chunk(*start, batches, chunk.slots, num_steps)
+
+    def _finish(self, running: "_Running | None", bar: tqdm.tqdm, stops: bool) -> None:
+        """Waits for a dispatch to finish and writes its rows.
+
+        Raises:
+          NonFiniteError: if `stops` and a step was not finite, once all is as it was
+            before that step.
+        """
         if running is None:
             return
-        all_metrics = jax.device_get(running.metrics)
-        for i in range(running.chunk.num_steps):
+        all_metrics, finite = jax.device_get((running.metrics, running.finite))
+        error = self._go_back(running, all_metrics, finite) if stops else None
+        num_steps = running.chunk.num_steps
+        if error is not None:
+            num_steps = error.step - running.first_step
+        for i in range(num_steps):
             step = running.first_step + i
             if not self._train_log_freq or step % self._train_log_freq:
                 continue
@@ -276,7 +343,46 @@ class TrainingExperiment(BaseExperiment):
                     row = {name: values[i] for name, values in metrics.items()}
                     row |= {"dataset": "train", "step": step, "sgd": True}
                     self.logger.write(row | self._labels(trainer))
-        bar.update(running.chunk.num_steps)
+        bar.update(num_steps)
+        if error is not None:
+            raise error
+
+    def _go_back(
+        self, running: "_Running", all_metrics: list[dict[str, Any]], finite: bool
+    ) -> nonfinite.NonFiniteError | None:
+        """Becomes what it was before the first step that is not finite.
+
+        Looking only at what a dispatch returns, and repeating the good part of a bad
+        one, keeps the loop over steps as fast as without.
+        """
+        losses = [metrics["loss"] for metrics in all_metrics if metrics]
+        good = nonfinite.num_finite_steps(losses, running.chunk.num_steps)
+        if good == running.chunk.num_steps and finite:
+            return None
+        run = functools.partial(self._run, running.start, running.chunk)
+        reason = "has a loss that is NaN or infinite"
+        # A bad parameter stays bad, but need not show in the next loss.
+        first_bad = bisect.bisect_left(
+            range(1, good + 1), True, key=lambda n: not run(n)[-1]
+        )
+        if first_bad < good:
+            good, reason = first_bad, "made parameters that are NaN or infinite"
+        self.state, key, *_ = run(good)
+        self._set_key(key)
+        self.step = running.first_step + good - 1
+        self._reader.drop_batch()
+        return nonfinite.NonFiniteError(self.step + 1, reason)
+
+    def _datasets(self) -> dict[str, Iterator[Any]]:
+        trained = {
+            f"training data set {i}": trainer.dataset
+            for i, trainer in enumerate(self._trainers)
+        }
+        evaluated = {
+            f"evaluation data set {name!r}": dataset
+            for name, dataset in self._eval_datasets.items()
+        }
+        return trained | evaluated
 
     def _shardings(self) -> Any:
         """What `_train_chunk` returns lies where it lay before, the rest everywhere."""
@@ -284,7 +390,7 @@ class TrainingExperiment(BaseExperiment):
         if everywhere is None:
             return None
         state = jax.tree.map(lambda leaf: leaf.sharding, self.state)
-        return state, everywhere, everywhere
+        return state, everywhere, everywhere, everywhere
 
     def _labels(self, trainer: Trainer) -> dict[str, Any]:
         """Further entries of the rows logged for a trainer."""
@@ -301,9 +407,7 @@ class TrainingExperiment(BaseExperiment):
 
     def _eval_gap(self, step: int) -> int | float:
         """Number of steps from `step` to the next evaluation."""
-        if not self._eval_log_freq or not self._has_evaluation():
-            return math.inf
-        return self._eval_log_freq - step % self._eval_log_freq
+        return _gap(self._eval_log_freq if self._has_evaluation() else None, step)
 
     def _evaluates_at(self, step: int) -> bool:
         return self._eval_gap(step) == self._eval_log_freq
@@ -336,11 +440,21 @@ class TrainingExperiment(BaseExperiment):
 
 @dataclasses.dataclass
 class _Running:
-    """A dispatched chunk whose metrics may not be there yet."""
+    """A dispatched chunk whose results may not be there yet.
+
+    Attributes:
+      first_step: number of its first step.
+      chunk: what it trains on.
+      start: state and key before it.
+      metrics: of all its steps, for every trainer.
+      finite: whether its parameters are finite in the end.
+    """
 
     first_step: int
     chunk: Chunk
+    start: tuple[TrainingState, chex.PRNGKey]
     metrics: Any
+    finite: Any
 
 
 class _DatasetEnded(StopIteration):
@@ -367,7 +481,7 @@ def _make_train_chunk(
         batches: list[Any],
         slots: list[Any],
         num_steps: int,
-    ) -> tuple[TrainingState, chex.PRNGKey, list[dict[str, chex.Array]]]:
+    ) -> tuple[TrainingState, chex.PRNGKey, list[dict[str, chex.Array]], chex.Array]:
         def step(i: chex.Array, carry: Any) -> Any:
             state, key, metrics = carry
             metrics = list(metrics)
@@ -389,7 +503,10 @@ def _make_train_chunk(
             {} if stacked is None else _metrics_buffer(update, state, stacked, key)
             for update, stacked in zip(updates, batches, strict=True)
         ]
-        return jax.lax.fori_loop(0, num_steps, step, (state, key, metrics))
+        state, key, metrics = jax.lax.fori_loop(
+            0, num_steps, step, (state, key, metrics)
+        )
+        return state, key, metrics, nonfinite.all_finite(state.params)
 
     return train_chunk
 
@@ -462,6 +579,11 @@ def _check_enn(enn: Any) -> None:
             "enn must be an enn.base.EpistemicNetwork, with functions apply, init and "
             f"indexer; got {type(enn).__name__}."
         )
+
+
+def _gap(freq: int | None, step: int) -> int | float:
+    """Number of steps from `step` to the next multiple of `freq`."""
+    return freq - step % freq if freq else math.inf
 
 
 def _log_freq(name: str, freq: int | None) -> int | None:
