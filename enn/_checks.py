@@ -56,6 +56,20 @@ def shape(name: str, array: Any, expected: tuple[int | None, ...], axes: str) ->
         raise ValueError(f"{name} must have shape {axes}, got {list(actual)}.")
 
 
+def as_column(name: str, array: Any) -> Any:
+    """Returns one value a row, `[batch, 1]` or `[batch]`, as `[batch, 1]`.
+
+    Image data sets give labels and ids as `[batch]`, arrays in memory as `[batch, 1]`.
+
+    Raises:
+      ValueError: for another shape.
+    """
+    if np.ndim(array) == 1:
+        return array[:, None]
+    shape(name, array, (None, 1), "[batch, 1]")
+    return array
+
+
 def class_labels(labels: Any, num_classes: int) -> None:
     """Raises ValueError for labels that are no integers in [0, num_classes).
 

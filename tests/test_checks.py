@@ -59,6 +59,29 @@ def test_shape_says_which_axes_are_wanted(array):
         _checks.shape("labels", array, (None, 1), "[batch, 1]")
 
 
+@pytest.mark.parametrize("array", [np.arange(3), np.arange(3)[:, None]])
+def test_a_value_for_each_row_becomes_a_column(array):
+    column = _checks.as_column("labels", array)
+    np.testing.assert_array_equal(column, [[0], [1], [2]])
+
+
+@pytest.mark.parametrize("array", [np.ones((4, 2)), np.ones((4, 1, 1)), 3])
+def test_another_shape_is_no_column(array):
+    with pytest.raises(ValueError, match=r"^labels must have shape \[batch, 1\], got"):
+        _checks.as_column("labels", array)
+
+
+@pytest.mark.parametrize("value", [0, 3, np.int8(2)])
+def test_non_negative_integers_pass(value):
+    assert _checks.non_negative_int("num", value) == value
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, True, "2"])
+def test_anything_else_is_no_non_negative_integer(value):
+    with pytest.raises(ValueError, match="num must be an integer >= 0, got"):
+        _checks.non_negative_int("num", value)
+
+
 def test_shape_accepts_keys_of_both_kinds():
     _checks.shape("key", jax.random.key(0), (), "[]")
     _checks.shape("key", jax.random.PRNGKey(0), (2,), "[2]")

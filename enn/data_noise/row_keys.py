@@ -15,15 +15,14 @@ def row_ids(data_index: datasets.DataIndex | None) -> jax.Array:
     """Returns the ids of the rows, int32 `[batch]`.
 
     Raises:
-      ValueError: if `data_index` is None or not `[batch, 1]`.
+      ValueError: if `data_index` is None or neither `[batch, 1]` nor `[batch]`.
     """
     if data_index is None:
         raise ValueError(
             "data_index is missing: data noise needs the ids of the rows. "
             "make_batch_iterator adds them, or pass ArrayBatch(data_index=...)."
         )
-    _checks.shape("data_index", data_index, (None, 1), "[batch, 1]")
-    return jnp.asarray(data_index, jnp.int32)[:, 0]
+    return jnp.asarray(_checks.as_column("data_index", data_index), jnp.int32)[:, 0]
 
 
 def make_row_keys(

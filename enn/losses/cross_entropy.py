@@ -16,7 +16,7 @@ def label_cross_entropy(
 
     Args:
       logits: `[batch, num_classes]`.
-      labels: class labels, `[batch, 1]`, integers or integral floats.
+      labels: class labels, `[batch, 1]` or `[batch]`, integers or integral floats.
       num_classes: number of classes.
 
     Returns:
@@ -26,7 +26,7 @@ def label_cross_entropy(
     Raises:
       ValueError: for a wrong shape, or a wrong label outside `jax.jit`.
     """
-    _checks.shape("batch.y", labels, (None, 1), "[batch, 1]")
+    labels = _checks.as_column("batch.y", labels)
     _checks.class_labels(labels, num_classes)
     shape = (np.shape(labels)[0], num_classes)
     _checks.shape("logits", logits, shape, f"[batch, num_classes] = {list(shape)}")

@@ -106,10 +106,10 @@ class L2LossWithBootstrap:
 class XentLoss:
     """Weighted cross-entropy, -Σᵦ wᵦ log softmax(f(xᵦ))[yᵦ] / B.
 
-    The network output is `[batch, num_classes]`, `batch.y` and `batch.weights` are
-    `[batch, 1]`; weights of None stand for ones. Labels may be integral floats. A label
-    outside [0, num_classes) raises ValueError where its value is known; inside
-    `jax.jit` it is not, and the row contributes 0. Metrics: `loss`.
+    The network output is `[batch, num_classes]`, `batch.weights` are `[batch, 1]`, or
+    None for ones. Labels `batch.y` are `[batch, 1]` or `[batch]` and may be integral
+    floats. A label outside [0, num_classes) raises ValueError where its value is known;
+    inside `jax.jit` it is not, and the row contributes 0. Metrics: `loss`.
 
     Attributes:
       num_classes: number of classes, at least 2.
@@ -144,7 +144,7 @@ def xent_loss_with_custom_labels(
     Weights and metrics are those of `XentLoss`.
 
     Args:
-      labeller: maps `batch.y[:, 0]`, `[batch]`, to the probability of each class,
+      labeller: maps the labels, `[batch]`, to the probability of each class,
         `[batch, num_classes]`, such as smoothed one-hot labels.
     """
 
@@ -155,10 +155,10 @@ def xent_loss_with_custom_labels(
         batch: ArrayBatch,
         index: base.Index,
     ) -> base.LossOutput:
-        _checks.shape("batch.y", batch.y, (None, 1), "[batch, 1]")
+        classes = _checks.as_column("batch.y", batch.y)[:, 0]
         out, state = apply(params, state, batch.x, index)
         logits = parse_net_output(out)
-        labels = labeller(batch.y[:, 0])
+        labels = labeller(classes)
         shape = np.shape(labels)
         _checks.shape("logits", logits, shape, f"of the labels, {list(shape)}")
         row_losses = optax.softmax_cross_entropy(logits, labels)[:, None]
@@ -189,13 +189,13 @@ class AccuracyErrorLoss:
         batch: ArrayBatch,
         index: base.Index,
     ) -> base.LossOutput:
-        _checks.shape("batch.y", batch.y, (None, 1), "[batch, 1]")
-        _checks.class_labels(batch.y, self.num_classes)
+        labels = _checks.as_column("batch.y", batch.y)
+        _checks.class_labels(labels, self.num_classes)
         out, state = apply(params, state, batch.x, index)
         logits = parse_net_output(out)
-        shape = (len(batch.y), self.num_classes)
+        shape = (len(labels), self.num_classes)
         _checks.shape("logits", logits, shape, f"[batch, num_classes] = {list(shape)}")
-        accuracy = jnp.mean(jnp.argmax(logits, axis=1) == batch.y[:, 0])
+        accuracy = jnp.mean(jnp.argmax(logits, axis=1) == labels[:, 0])
         return 1 - accuracy, (state, {"accuracy": accuracy})
 
 

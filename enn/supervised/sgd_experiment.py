@@ -6,6 +6,7 @@ from typing import Any
 
 import chex
 import jax
+import numpy as np
 import optax
 
 from enn import _checks, _sharding, loggers, metrics
@@ -122,6 +123,7 @@ class Experiment(TrainingExperiment):
             with _sharding.on_mesh(self.mesh):
                 logits = self._eval_forward(self.state, batch.x, next(self.rng))
             logits, labels = _sharding.fetch(self.mesh, (logits, batch.y))
+            labels = labels[:, None] if np.ndim(labels) == 1 else labels
             self.logger.write(
                 {
                     "dataset": name,

@@ -256,7 +256,15 @@ def test_missing_row_ids_are_a_clear_error(indexer, distribution):
         noise(data, indexer(jax.random.key(0)))
 
 
-@pytest.mark.parametrize("shape", [(4,), (4, 2), ()])
+def test_row_ids_may_come_without_their_second_axis():
+    ids = jnp.array([3, 1, 4, 1])
+    np.testing.assert_array_equal(
+        _weights(ENSEMBLE, "uniform", data_index=ids),
+        _weights(ENSEMBLE, "uniform", data_index=ids[:, None]),
+    )
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 1), (4, 2), ()])
 def test_row_ids_of_another_shape_are_errors(shape):
     with pytest.raises(ValueError, match=r"data_index must have shape \[batch, 1\]"):
         _weights(ENSEMBLE, "uniform", data_index=jnp.ones(shape, int))

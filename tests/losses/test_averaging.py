@@ -184,4 +184,4 @@ def test_wrong_label_is_reported_while_tracing_with_a_closed_over_batch(noise):
     with pytest.raises(ValueError, match=r"in \[0, 3\), got 7 in row 1"):
         trace([[0], [7]])
     with pytest.raises(ValueError, match=r"batch.y must have shape \[batch, 1\]"):
-        trace([0, 1])
+        trace([[0, 1], [0, 1]])

@@ -110,7 +110,11 @@ def test_wrong_label_raises_eagerly_and_counts_zero_inside_jit(wrong):
 @pytest.mark.parametrize(
     ("out", "labels", "message"),
     [
-        (LOGITS, LABELS[:, 0], r"batch.y must have shape \[batch, 1\], got \[3\]"),
+        (
+            LOGITS,
+            LABELS[:, [0, 0]],
+            r"batch.y must have shape \[batch, 1\], got \[3, 2\]",
+        ),
         (LOGITS[:, :2], LABELS, r"logits must have shape .* = \[3, 3\], got \[3, 2\]"),
         (LOGITS[:1], LABELS, r"logits must have shape .* = \[3, 3\], got \[1, 3\]"),
         (LOGITS, LABELS + 1, "labels must be integers"),
@@ -119,6 +123,21 @@ def test_wrong_label_raises_eagerly_and_counts_zero_inside_jit(wrong):
 def test_classification_losses_check_labels_and_logits(loss_fn, out, labels, message):
     with pytest.raises(ValueError, match=message):
         cases.single_value(loss_fn, out, cases.batch_of(labels))
+
+
+@pytest.mark.parametrize(
+    "loss_fn",
+    [
+        losses.XentLoss(3),
+        losses.AccuracyErrorLoss(3),
+        losses.xent_loss_with_custom_labels(lambda y: jax.nn.one_hot(y, 3)),
+    ],
+)
+def test_labels_may_come_without_their_second_axis(loss_fn):
+    # As the image data sets give them: [batch] against [batch, 1] must not broadcast.
+    wanted = cases.single_value(loss_fn, LOGITS, cases.batch_of(LABELS))
+    loss = cases.single_value(loss_fn, LOGITS, cases.batch_of(LABELS[:, 0]))
+    np.testing.assert_array_equal(loss, wanted)
 
 
 @pytest.mark.parametrize("num_classes", [1, 0, -2, 2.5])
