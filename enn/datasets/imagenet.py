@@ -6,6 +6,7 @@ ImageNet is never downloaded unasked: its licence has to be accepted, and it tak
 
 import dataclasses
 import enum
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -234,17 +235,18 @@ def load(
     table = table.take(slice(part.start, part.stop)).noting_skipped(log)
     if seed is None:
         seed = int(np.random.SeedSequence().generate_state(1)[0])
-    preprocessing = _Preprocessing(image_size)
     if is_training:
         _, draw_seed = pipeline.process_seeds(seed)
+        preprocess = functools.partial(preprocess_train, image_size=image_size)
         examples = pipeline.transformed(
             table,
             ds_transform,
-            lambda dataset: dataset.random_map(preprocessing.train, seed=draw_seed),
+            lambda dataset: dataset.random_map(preprocess, seed=draw_seed),
         )
         return pipeline.train_stream(examples, seed, batching, log)
+    preprocess = functools.partial(preprocess_eval, image_size=image_size)
     examples = pipeline.transformed(
-        table, ds_transform, lambda dataset: dataset.map(preprocessing.evaluation)
+        table, ds_transform, lambda dataset: dataset.map(preprocess)
     )
     if drop_remainder and len(examples) % rows:
         raise ValueError(
@@ -284,28 +286,41 @@ def _fake_batches(
         yield base.ArrayBatch(x=x, y=y, data_index=index)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Preprocessing:
-    """What is done to single images."""
+def preprocess_train(
+    batch: base.ArrayBatch, rng: np.random.Generator, image_size: tuple[int, int]
+) -> base.ArrayBatch:
+    """Returns one example, its image randomly cropped, mirrored and normalised.
 
-    size: tuple[int, int]
+    Args:
+      batch: one example, `x` of bytes `[height, width, 3]`.
+      rng: source of the draws.
+      image_size: height and width of the result.
+    """
+    stored_size = batch.x.shape[:2]
+    box = images.random_box(stored_size, rng)
+    box = box or images.central_box(stored_size, image_size)
+    image = images.random_flip(images.crop(batch.x, box), rng)
+    return _resized(batch, image, image_size)
 
-    def train(
-        self, batch: base.ArrayBatch, rng: np.random.Generator
-    ) -> base.ArrayBatch:
-        image_size = batch.x.shape[:2]
-        box = images.random_box(image_size, rng)
-        box = box or images.central_box(image_size, self.size)
-        image = images.random_flip(images.crop(batch.x, box), rng)
-        return self._resized(batch, image)
 
-    def evaluation(self, batch: base.ArrayBatch) -> base.ArrayBatch:
-        box = images.central_box(batch.x.shape[:2], self.size)
-        return self._resized(batch, images.crop(batch.x, box))
+def preprocess_eval(
+    batch: base.ArrayBatch, image_size: tuple[int, int]
+) -> base.ArrayBatch:
+    """Returns one example, its image cropped at the centre and normalised.
 
-    def _resized(self, batch: base.ArrayBatch, image: np.ndarray) -> base.ArrayBatch:
-        image = images.resize_bicubic(image, *self.size)
-        return dataclasses.replace(batch, x=(image - _MEAN) / _STD)
+    Args:
+      batch: one example, `x` of bytes `[height, width, 3]`.
+      image_size: height and width of the result.
+    """
+    box = images.central_box(batch.x.shape[:2], image_size)
+    return _resized(batch, images.crop(batch.x, box), image_size)
+
+
+def _resized(
+    batch: base.ArrayBatch, image: np.ndarray, size: tuple[int, int]
+) -> base.ArrayBatch:
+    image = images.resize_bicubic(image, *size)
+    return dataclasses.replace(batch, x=(image - _MEAN) / _STD)
 
 
 def _finish(x: np.ndarray, transpose: bool, dtype: Any) -> np.ndarray:

@@ -14,6 +14,8 @@ from enn import _checks, _extras
 from enn.datasets import base, sources, utils
 from enn.datasets.rows import LabelSelection
 
+_MAX_GROUP = 16
+
 
 @dataclasses.dataclass(frozen=True)
 class Batching:
@@ -147,18 +149,18 @@ class BatchStream(Iterator[base.ArrayBatch]):
         grain = _extras.require("grain", "datasets")
         batching = self._batching
         rows = utils.batch_rows(batching.total_batch_size, batching.data_parallelism)
+        size = max(n for n in range(1, _MAX_GROUP + 1) if rows % n == 0)
         threads = min(16, 2 * (os.cpu_count() or 1))
-        options = grain.ReadOptions(threads, max(threads, 2 * rows))
-        # Rows left out come as None, in their place, whatever the number of workers.
-        examples = self._examples[position:].to_iter_dataset(options, allow_nones=True)
+        options = grain.ReadOptions(threads, max(threads, 2 * rows // size))
+        groups = _grouped(self._examples, position, size).to_iter_dataset(options)
         if batching.num_workers:
             # Workers ask absl for flags, which only programs of absl have parsed.
             flags = _extras.require("absl.flags", "datasets").FLAGS
             if not flags.is_parsed():
                 flags.mark_as_parsed()
-            examples = examples.mp_prefetch(
-                grain.MultiprocessingOptions(batching.num_workers, rows)
-            )
+            workers = grain.MultiprocessingOptions(batching.num_workers, 2)
+            groups = groups.mp_prefetch(workers)
+        examples = grain.experimental.FlatMapIterDataset(groups, _Ungroup())
         batches = utils.slice_dataset_to_batches(
             examples.filter(self._progress),
             batching.total_batch_size,
@@ -168,6 +170,35 @@ class BatchStream(Iterator[base.ArrayBatch]):
         if batching.finish is not None:
             batches = batches.map(batching.finish)
         return iter(batches)
+
+
+def _grouped(examples: Any, start: int, size: int) -> Any:
+    """The examples from `start` on, `size` at a time: one at a time costs too much.
+
+    An element is which rows there are, `[size]`, and those stacked.
+    """
+    grain = _extras.require("grain", "datasets")
+    stop = len(examples)
+
+    def read(group: int) -> tuple[np.ndarray, Any]:
+        first = start + group * size
+        rows = [examples[row] for row in range(first, min(first + size, stop))]
+        is_there = np.array([row is not None for row in rows])
+        return is_there, utils.stack([row for row in rows if row is not None])
+
+    return grain.MapDataset.range(-(-(stop - start) // size)).map(read)
+
+
+class _Ungroup:
+    """Undoes `_grouped`: one element a row, None for one that is not there."""
+
+    max_fan_out = _MAX_GROUP
+
+    def flat_map(self, group: tuple[np.ndarray, Any]) -> list[Any]:
+        is_there, stacked = group
+        leaves, structure = jax.tree.flatten(stacked)
+        rows = map(structure.unflatten, zip(*leaves, strict=True))
+        return [next(rows) if there else None for there in is_there]
 
 
 class _Progress:
@@ -231,7 +262,9 @@ def transformed(
     if isinstance(transformer, LabelSelection):
         table = table.take(transformer.rows(table.labels))
         transformer = base.identity_transformer
-    return transformer(preprocess(grain.MapDataset.source(table)))
+    # As a source it would be measured at every read, which takes longer than the read.
+    stored = grain.MapDataset.range(len(table)).map(table.__getitem__)
+    return transformer(preprocess(stored))
 
 
 def train_stream(

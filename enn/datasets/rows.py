@@ -21,10 +21,11 @@ def select_rows(dataset: Any, rows: np.ndarray) -> Any:
     """
     grain = _extras.require("grain", "datasets")
 
-    def lookup(index: int, row: np.integer) -> Any:
-        return dataset[index // len(rows) * len(dataset) + int(row)]
+    def lookup(index: int, position: int) -> Any:
+        epoch = index // len(rows)
+        return dataset[epoch * len(dataset) + int(rows[position])]
 
-    return grain.MapDataset.source(rows).map_with_index(lookup)
+    return grain.MapDataset.range(len(rows)).map_with_index(lookup)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -99,7 +99,7 @@ class SkipLog:
 
 @dataclasses.dataclass(frozen=True)
 class ImageTable:
-    """Rows of a stored split: a random access source for grain.
+    """Rows of a stored split.
 
     Reading row i gives `ArrayBatch(x, y, data_index)`: the decoded image, uint8, with
     the label and the index, int64 scalars.

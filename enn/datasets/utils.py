@@ -1,6 +1,7 @@
 """Examples, batches and data sets put together from others."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -87,7 +88,7 @@ def slice_dataset_to_batches(
     size = batch_rows(total_batch_size, data_parallelism)
     num_parts = jax.local_device_count() if data_parallelism else 1
     drop_remainder = drop_remainder or num_parts > 1
-    batches = dataset.batch(size, drop_remainder=drop_remainder, batch_fn=_stack)
+    batches = dataset.batch(size, drop_remainder=drop_remainder, batch_fn=stack)
     if not data_parallelism:
         return batches
     return batches.map(lambda batch: _split_axis(batch, num_parts))
@@ -100,7 +101,10 @@ def batch_rows(total_batch_size: int, data_parallelism: bool) -> int:
     return jax.local_device_count() * get_per_device_batch_size(total_batch_size)
 
 
-def _stack(examples: list[Any]) -> Any:
+def stack(examples: Sequence[Any]) -> Any:
+    """Returns the examples, pytrees of one structure, stacked; of none, None."""
+    if not examples:
+        return None
     return jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
 
 
