@@ -50,6 +50,11 @@ def replicated(mesh: Mesh | None) -> NamedSharding | None:
     return None if mesh is None else NamedSharding(mesh, PartitionSpec())
 
 
+def put_everywhere(mesh: Mesh | None, tree: Tree) -> Tree:
+    """Returns `tree` with every array whole on every device."""
+    return tree if mesh is None else jax.device_put(tree, replicated(mesh))
+
+
 def put_rows(mesh: Mesh | None, batch: Tree, axis: int = 0) -> Tree:
     """Returns a batch with its rows sharded over `data`.
 
@@ -153,6 +158,4 @@ def _index_spec(rank: int, axis: int, others: Any) -> PartitionSpec:
 
 def fetch(mesh: Mesh | None, tree: Tree) -> Tree:
     """Returns arrays on a mesh as NumPy arrays, whole in every process."""
-    if mesh is None:
-        return tree
-    return jax.device_get(jax.device_put(tree, replicated(mesh)))
+    return tree if mesh is None else jax.device_get(put_everywhere(mesh, tree))

@@ -305,7 +305,8 @@ class TrainingExperiment(ResumableExperiment):
             started, previous_steps = now, chunk.num_steps
 
     def _dispatch(self, chunk: Chunk) -> "_Running":
-        start = self.state, self._key()
+        # Where the last dispatch left it, or else each would be compiled anew.
+        start = self.state, _sharding.put_everywhere(self.mesh, self._key())
         self.state, key, metrics, finite = self._run(start, chunk, chunk.num_steps)
         self._set_key(key)
         first_step = self.step + 1

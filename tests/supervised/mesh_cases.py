@@ -3,11 +3,10 @@
     python -m tests.supervised.mesh_cases OUT [PORT PROCESS_ID]
 
 Without a port, trains on 8 devices of one process; with it, on those of two processes.
-Writes what came out of it as JSON.
+Writes what came out of it as JSON, and saves beside it.
 """
 
 import functools
-import itertools
 import json
 import pathlib
 import re
@@ -22,10 +21,12 @@ import optax
 
 from enn import _sharding, losses, metrics, networks, supervised, utils
 from enn.datasets import ArrayBatch
+from enn.datasets.in_memory import BatchIterator
 from enn.loggers import MemoryLogger
 from tests import conftest  # noqa: F401  # the same settings
 
 NUM_STEPS = 50
+NUM_SAVED = 20
 CAPACITY = 64  # of the chunks that hold the steps
 BATCH_SIZE = 64
 README = pathlib.Path(__file__).parents[2] / "README.md"
@@ -165,13 +166,14 @@ def error_of(run: Any) -> str:
     return "none"
 
 
-def on_eight_devices() -> dict[str, Any]:
-    """Trains and predicts on each mesh, and meets the errors."""
+def on_eight_devices(saves: pathlib.Path) -> dict[str, Any]:
+    """Trains and predicts on each mesh, moves between them, and meets the errors."""
     results: dict[str, Any] = {"ensemble": {}, "dropout": {}, "predictions": {}}
+    trained = {}
     for name, axes in MESHES.items():
         # Training is the same without the evaluation after its last step.
         evaluation = {"test": both_halves(16)} if len(axes) != 1 else None
-        experiment = train_ensemble(
+        trained[name] = experiment = train_ensemble(
             make_mesh(axes), dataset=both_halves(BATCH_SIZE), eval_datasets=evaluation
         )
         weights = experiment.state.params["linear"]["w"]
@@ -180,6 +182,11 @@ def on_eight_devices() -> dict[str, Any]:
             "flops": flops(experiment, [next(both_halves(BATCH_SIZE))], [None]),
             "device_shape": weights.addressable_data(0).shape,
         }
+    trained["data"].save(saves)
+    trained["index"].restore(saves, data=False)
+    results["saved"], results["restored"] = map(
+        summary, (trained["data"], trained["index"])
+    )
     for name in ("none", "data and index"):
         experiment = train_dropout(make_mesh(MESHES[name]))
         batches = [next(both_halves(BATCH_SIZE)), next(both_halves(8))]
@@ -193,31 +200,35 @@ def on_eight_devices() -> dict[str, Any]:
     for name, batch_z in (("none", None), ("index", 1), ("data and index", None)):
         results["predictions"][name] = predict(make_mesh(MESHES[name]), batch_z)
 
-    experiment = train_ensemble(
-        make_mesh({"data": 8}), dataset=both_halves(BATCH_SIZE), num_steps=0
-    )
     bad = next(both_halves(12))
     results["errors"] = {
         "first batch": error_of(
             lambda: train_ensemble(make_mesh({"data": 8}), dataset=both_halves(12))
         ),
-        "loss": error_of(lambda: experiment.loss(bad, jax.random.key(0))),
+        "loss": error_of(lambda: trained["data"].loss(bad, jax.random.key(0))),
     }
     return results
 
 
-def failing_after(batches: Iterator[ArrayBatch], num_batches: int) -> Iterator[Any]:
+class Failing(Iterator[ArrayBatch]):
     """Batches of which, in process 1, one has fewer rows and the next but one fails."""
-    yield from itertools.islice(batches, num_batches)
-    if jax.process_index() == 1:
-        yield jax.tree.map(lambda rows: rows[:4], next(batches))
-        yield next(batches)
-        raise OSError("disk")
-    yield from batches
+
+    def __init__(self, dataset: BatchIterator, num_good: int):
+        self.dataset, self.num_good = dataset, num_good
+        self.state, self.restore = dataset.state, dataset.restore
+
+    def __next__(self) -> ArrayBatch:
+        batch = next(self.dataset)
+        number = self.state()["position"] // self.dataset.batch_size - self.num_good
+        if jax.process_index() == 1 and number == 1:
+            return jax.tree.map(lambda rows: rows[:4], batch)
+        if jax.process_index() == 1 and number == 3:
+            raise OSError("disk")
+        return batch
 
 
-def on_two_processes(port: str, process_id: str) -> dict[str, Any]:
-    """Trains on what the README says each process should read, then on bad data."""
+def on_two_processes(saves: pathlib.Path, port: str, process_id: str) -> dict[str, Any]:
+    """Trains on what the README says each process should read, resumes, and fails."""
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     (block,) = [block for block in blocks if "jax.distributed" in block]
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -227,22 +238,34 @@ def on_two_processes(port: str, process_id: str) -> dict[str, Any]:
     dataset = utils.make_batch_iterator(make_data())
     readme: dict[str, Any] = {"jax": jax, "utils": utils, "dataset": dataset}
     exec(block, readme)
-    dataset = utils.make_batch_iterator(readme["rows"], BATCH_SIZE // 2)
-    experiment = train_ensemble(
-        jax.make_mesh((2,), ("data",)),
-        dataset=failing_after(dataset, 1 + NUM_STEPS),
-        eval_datasets={"test": utils.make_batch_iterator(readme["rows"], 8)},
-    )
+
+    def make(num_steps: int) -> supervised.Experiment:
+        batches = utils.make_batch_iterator(readme["rows"], BATCH_SIZE // 2)
+        return train_ensemble(
+            jax.make_mesh((2,), ("data",)),
+            num_steps,
+            dataset=Failing(batches, 1 + NUM_STEPS),
+            eval_datasets={"test": utils.make_batch_iterator(readme["rows"], 8)},
+        )
+
+    experiment = make(NUM_SAVED)
+    experiment.save(saves)
+    experiment.train(NUM_STEPS - NUM_SAVED)
+    resumed = make(0)
+    resumed.restore(saves)
+    resumed.train(NUM_STEPS - NUM_SAVED)
     return {
         **summary(experiment),
+        "resumed": summary(resumed),
         "readme_batch_size": readme["batches"].batch_size,
-        "errors": [error_of(lambda: experiment.train(9)) for _ in range(2)],
+        "errors": [error_of(lambda: experiment.train(30)) for _ in range(2)],
     }
 
 
-def main(out: str, *processes: str) -> None:
-    results = on_two_processes(*processes) if processes else on_eight_devices()
-    pathlib.Path(out).write_text(json.dumps(results))
+def main(out: str, *process: str) -> None:
+    run = on_two_processes if process else on_eight_devices
+    path = pathlib.Path(out)
+    path.write_text(json.dumps(run(path.parent / "saves", *process)))
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def run_cases(outs: Sequence[pathlib.Path], num_devices: int) -> list[Any]:
     finally:
         for process in processes:
             process.kill()
-            process.wait()
+            process.communicate()
     return [json.loads(out.read_text()) for out in outs]
 
 
@@ -139,6 +139,19 @@ def test_two_processes_with_data_of_their_own_train_as_one(
     assert_same(first, expected, ["train", "test", "state"])
     assert_same(second, expected, ["state"])
     assert first["readme_batch_size"] == 8
+
+
+def test_save_is_restored_on_another_mesh(eight_devices: Any) -> None:
+    assert eight_devices["restored"]["state"] == eight_devices["saved"]["state"]
+
+
+def test_two_processes_resume_where_they_saved(two_processes: Any) -> None:
+    for results in two_processes:
+        resumed = results["resumed"]
+        assert resumed["step"] == mesh_cases.NUM_STEPS
+        assert resumed["state"] == results["state"]
+        assert resumed["train"] == results["train"][mesh_cases.NUM_SAVED :]
+        assert resumed["test"] == results["test"]
 
 
 def test_process_0_alone_writes_rows(two_processes: Any) -> None:
