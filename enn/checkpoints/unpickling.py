@@ -82,7 +82,8 @@ def load_arrays(
         value = machine.run(data)
     except UnsafePickleError:
         raise
-    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+    # A warning, of text that is no text, where the user has made warnings errors.
+    except (ArithmeticError, LookupError, TypeError, ValueError, Warning) as error:
         raise UnsafePickleError(
             f"This is no pickle of arrays: {error!s:.99}."
         ) from error

@@ -192,6 +192,41 @@ def test_refused_and_nothing_runs(
     assert list(folder.iterdir()) == []
 
 
+_KINDS = (dict, list, tuple, str, bytes, bytearray, int, float, bool, type(None))
+
+
+def _kinds(tree: Any) -> set[type]:
+    children = tree.values() if isinstance(tree, dict) else tree
+    if not isinstance(tree, dict | list | tuple):
+        return {type(tree)}
+    return {type(tree)}.union(*map(_kinds, children))
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+def test_whatever_is_in_a_file_loads_as_plain_values_or_is_refused(
+    protocol: int,
+) -> None:
+    good = dill.dumps({"a": np.ones(2), "b": [1, (2.5, jnp.ones(2))]}, protocol)
+    codes = [ord(opcode.code) for opcode in pickletools.opcodes]
+    draw = np.random.default_rng(protocol)
+    refused = 0
+    for _ in range(300):
+        data = bytearray(good)
+        for position in draw.integers(len(good) - 8, size=draw.integers(1, 4)):
+            match draw.integers(3):
+                case 0:
+                    data[position] = draw.integers(256)
+                case 1:
+                    data[position : position + draw.integers(2)] = [draw.choice(codes)]
+                case 2:
+                    del data[position : position + draw.integers(1, 8)]
+        try:
+            assert _kinds(load_arrays(bytes(data))) <= {np.ndarray, *_KINDS}
+        except UnsafePickleError:
+            refused += 1
+    assert 200 < refused < 300
+
+
 @pytest.mark.parametrize("name", hostile.RUN_WITH_PICKLE)
 def test_the_same_does_run_with_pickle(name: str, tmp_path: pathlib.Path) -> None:
     pickle.loads(hostile.cases(tmp_path)[name][0])
