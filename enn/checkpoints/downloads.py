@@ -59,7 +59,7 @@ def read_url(
     """
     _check_scheme(url)
     pooch = _extras.require("pooch", "checkpoints")
-    name = pooch.core.unique_file_name(url)
+    name = pooch.utils.unique_file_name(url)
     cache = pooch.create(path=pooch.os_cache("enn"), base_url="", env="ENN_CACHE")
     record = cache.abspath / f"{name}.sha256"
     source = "as asked for"

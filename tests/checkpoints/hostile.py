@@ -161,6 +161,10 @@ def cases(folder: pathlib.Path) -> dict[str, tuple[bytes, str]]:
             "array of type numpy.dtype",
         ),
         "call of a type": (_named_call("numpy", "ndarray", (2**40,)), "call of a type"),
+        "other encoding": (
+            _named_call("_codecs", "encode", "text", "rot13"),
+            "encoding 'rot13'",
+        ),
         "call of a value": (b"\x80\x04N)R.", "nonetype in place of global"),
         "dotted name": (_global("numpy", "dtype.type"), "numpy.dtype.type"),
         "the reader itself": (

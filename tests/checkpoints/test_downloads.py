@@ -291,6 +291,7 @@ def test_certificates_are_verified(
         try:
             for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
                 monkeypatch.delenv(name, raising=False)
+            monkeypatch.setattr(downloads, "_WAITS", (1000.0,))
             with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
                 read_url(url, bytes)
             # The same with a certificate that the user trusts.
