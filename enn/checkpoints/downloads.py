@@ -161,8 +161,13 @@ class _Download:
                 hooks={"response": check_response},
                 proxies=_proxies(url),
             )(url, _Writer(write, file.flush), None)
-        if md5 not in (None, hashlib.md5(pathlib.Path(path).read_bytes()).digest()):
+        if md5 not in (None, _md5(path)):
             raise requests.ConnectionError("it arrived damaged")
+
+
+def _md5(path: str) -> bytes:
+    content = pathlib.Path(path).read_bytes()
+    return hashlib.md5(content, usedforsecurity=False).digest()
 
 
 class _Writer(NamedTuple):
