@@ -241,7 +241,9 @@ def _is_key(leaf: Any) -> bool:
 def _as_array(leaf: Any) -> Any:
     if _is_key(leaf):
         return jax.random.key_data(leaf)
-    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+    if isinstance(leaf, jax.Array):
+        return leaf
+    return np.asarray(leaf, jnp.result_type(leaf))  # The type it gets in training.
 
 
 def _abstract(array: Any) -> jax.ShapeDtypeStruct:
@@ -251,6 +253,8 @@ def _abstract(array: Any) -> jax.ShapeDtypeStruct:
 
 def _place(leaf: Any, restored: Any) -> Any:
     """Returns a restored array as the kind of array that `leaf` is."""
-    if isinstance(leaf, jax.Array) and not leaf.committed:
+    if not isinstance(leaf, jax.Array):
+        return np.asarray(restored)
+    if not leaf.committed:
         restored = jnp.asarray(np.asarray(restored))
     return wrap_key(leaf, restored)

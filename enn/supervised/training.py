@@ -368,7 +368,7 @@ class TrainingExperiment(ResumableExperiment):
         )
         if first_bad < good:
             good, reason = first_bad, "made parameters that are NaN or infinite"
-        self.state, key, *_ = run(good)
+        self.state, key = run(good)[:2] if good else running.start
         self._set_key(key)
         self.step = running.first_step + good - 1
         self._reader.drop_batch()

@@ -15,7 +15,7 @@ from enn.networks import indexers
 
 
 def make_enn(num_outputs: int = 1, name: str = "linear") -> Any:
-    """Returns x·w + z, whose state counts calls."""
+    """Returns x·w + z, whose state counts calls, from a NumPy number on."""
 
     def apply(params: Any, state: Any, inputs: Any, index: Any) -> Any:
         out = inputs @ params[name]["w"] + index[None]
@@ -23,7 +23,7 @@ def make_enn(num_outputs: int = 1, name: str = "linear") -> Any:
 
     def init(key: Any, inputs: Any, index: Any) -> Any:
         params = {name: {"w": jax.random.normal(key, [3, num_outputs])}}
-        return params, {"calls": {"count": jnp.zeros([], jnp.int32)}}
+        return params, {"calls": {"count": np.int64(0)}}
 
     return base.EpistemicNetwork(apply, init, indexers.GaussianIndexer(1))
 
