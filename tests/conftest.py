@@ -1,22 +1,27 @@
-"""Strictness by configuration: the same for every test."""
+"""Strictness by configuration: for every test and the processes that tests start."""
 
+import gc
 import os
 import pathlib
 
-import jax
+SETTINGS = {
+    "JAX_NUMPY_RANK_PROMOTION": "raise",
+    # Compiling takes most of the tests' time, and their programs run for milliseconds.
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "JAX_COMPILATION_CACHE_DIR": str(
+        pathlib.Path(__file__).parents[1] / ".cache" / "jax"
+    ),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05",
+}
+for name, value in SETTINGS.items():
+    os.environ.setdefault(name, value)
 
-jax.config.update("jax_numpy_rank_promotion", "raise")
-# Compiling takes most of the tests' time, and their programs run for milliseconds.
-jax.config.update("jax_disable_most_optimizations", True)
+import jax  # noqa: E402 - it reads its settings now
+
 flags = "--xla_cpu_parallel_codegen_split_count=1"
 if jax.__version_info__ < (0, 11):  # Later ones have no other code generator.
     flags += " --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{flags} {os.environ.get('XLA_FLAGS', '')}"
-jax.config.update(
-    "jax_compilation_cache_dir",
-    os.environ.get(
-        "JAX_COMPILATION_CACHE_DIR",
-        str(pathlib.Path(__file__).parents[1] / ".cache" / "jax"),
-    ),
-)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+
+# Tracing makes many objects and few cycles.
+gc.set_threshold(100_000, 50, 100)

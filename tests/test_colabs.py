@@ -1,0 +1,91 @@
+"""The notebooks run from top to bottom in a clean kernel, and show what they say."""
+
+import pathlib
+import re
+
+import nbclient
+import nbformat
+import pytest
+
+COLABS = pathlib.Path(__file__).parents[1] / "colabs"
+
+
+def _run(name: str) -> nbformat.NotebookNode:
+    """Executes a copy of a notebook, whose stored outputs are dropped first."""
+    notebook = nbformat.read(COLABS / f"{name}.ipynb", as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    return notebook
+
+
+def _text(notebook: nbformat.NotebookNode) -> str:
+    """All that the notebook prints and displays as text."""
+    outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]
+    return "\n".join(
+        out.get("text") or out.get("data", {}).get("text/plain", "") for out in outputs
+    )
+
+
+def _num_pictures(notebook: nbformat.NotebookNode) -> int:
+    outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]
+    return sum("image/png" in out.get("data", {}) for out in outputs)
+
+
+def _row(text: str, name: str) -> list[float]:
+    """The numbers of the first row of a table that `name` starts or stands in."""
+    row = re.search(rf"^\s*(?:\d+\s+)?{name}((?:\s+[\d.]+)+)\s*$", text, re.MULTILINE)
+    return [float(number) for number in row[1].split()]
+
+
+@pytest.fixture(autouse=True)
+def _quiet_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Its notes on how the kernel is reached are no warnings of ours.
+    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+
+
+def test_enn_demo() -> None:
+    notebook = _run("enn_demo")
+    text = _text(notebook)
+    # The original's notebook has this loss at step 100.
+    rows = re.findall(r"Loss = ([\d.]+).*Step = (\d+)", text)
+    assert len(rows) == 20
+    assert float(rows[0][0]) == pytest.approx(0.52843, abs=2e-3)
+    assert rows[0][1] == "100"
+    # Two tosses of either coin: 2 ln 2 and ln 2 nats.
+    assert _row(text, "fair") == [0.693, 1.386]
+    assert _row(text, "unknown") == [0.693, 0.693]
+    first, last = _row(text, "32"), _row(text, "128")
+    assert first[0] == first[1]
+    assert min(last) > first[0]
+    assert _num_pictures(notebook) == 4
+
+
+def test_epinet_demo() -> None:
+    notebook = _run("epinet_demo")
+    text = _text(notebook)
+    assert "(1, 1017, 10)" in text
+    assert "(100, 1017, 10)" in text
+    base, epinet = _row(text, "base"), _row(text, "epinet")
+    assert base[0] > 0.9
+    assert epinet[0] > 0.9
+    assert epinet[2] < base[2]
+    assert float(re.search(r"AUROC: ([\d.]+)", text)[1]) > 0.8
+    assert _num_pictures(notebook) == 2
+
+
+@pytest.mark.parametrize("name", ["enn_demo", "epinet_demo"])
+def test_stored_notebook_is_small_has_run_in_order_and_without_errors(
+    name: str,
+) -> None:
+    path = COLABS / f"{name}.ipynb"
+    assert path.stat().st_size < 400_000
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert "git+" in code[0].source
+    assert not code[0].outputs
+    for cell in code:
+        assert not any(out.output_type == "error" for out in cell.outputs)
