@@ -8,18 +8,21 @@ crops, mirrors, normalises, shuffles and batches.
 
 - `Pillow alone`: decodes the same images one after the other and does nothing else.
 - `plain loop`: decodes, preprocesses and stacks, one image after the other.
-- `enn, threads`: the pipeline with `num_workers=0`.
+- `enn, threads`: the pipeline with `num_workers=0`, in its steady state.
 - `enn, N processes`: the same batches from N worker processes.
 - `training step`: one step of Adam on the device, in images a second: of ResNet-18 for
   CIFAR and, with --resnet50, of ResNet-50 for ImageNet.
 """
 
 import argparse
+import functools
 import io
 import itertools
 import pathlib
+import statistics
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from typing import Any
 
 import datasets as hf
@@ -80,12 +83,21 @@ def preprocess_imagenet(image: np.ndarray, rng: np.random.Generator) -> np.ndarr
     return imagenet.preprocess_train(batch, rng, (224, 224)).x
 
 
-def draw(stream: Iterator[Any], num_batches: int) -> Callable[[], None]:
-    def run() -> None:
-        for batch in itertools.islice(stream, num_batches):
-            assert batch.x.dtype == np.float32
-
-    return run
+def stream_seconds(
+    make_stream: Callable[[], Any], num_batches: int, repeats: int
+) -> float:
+    """Median time of `num_batches`, once what was read ahead has been used up."""
+    seconds = []
+    for _ in range(repeats):
+        stream = make_stream()
+        for _ in range(num_batches // 3):
+            next(stream)
+        start = time.perf_counter()
+        for _ in range(num_batches):
+            next(stream)
+        seconds.append(time.perf_counter() - start)
+        stream.close()
+    return statistics.median(seconds)
 
 
 def training_step(config: Any, batch: datasets.ArrayBatch) -> Callable[[], None]:
@@ -108,7 +120,7 @@ def training_step(config: Any, batch: datasets.ArrayBatch) -> Callable[[], None]
 def compare(
     name: str,
     encoded: list[bytes],
-    make_stream: Callable[[int], Iterator[Any]],
+    make_stream: Callable[[int], Any],
     preprocess: Callable[[np.ndarray, np.random.Generator], np.ndarray],
     config: Any,
     batch_size: int,
@@ -127,16 +139,19 @@ def compare(
             rows = encoded[start : start + batch_size]
             np.stack([preprocess(decode(data), rng) for data in rows])
 
-    streams = {"enn, threads": make_stream(0)}
-    if args.workers:
-        streams[f"enn, {args.workers} processes"] = make_stream(args.workers)
     runs = {"Pillow alone": pillow_alone, "plain loop": plain_loop}
-    runs |= {label: draw(stream, num_batches) for label, stream in streams.items()}
-    seconds = median_seconds(runs, args.repeats)
-    rates = {label: num / value for label, value in seconds.items()}
-    batch = next(streams["enn, threads"])
-    for stream in streams.values():
-        stream.close()
+    rates = {
+        label: num / seconds
+        for label, seconds in median_seconds(runs, args.repeats).items()
+    }
+    for num_workers in sorted({0, args.workers}):
+        label = f"enn, {num_workers} processes" if num_workers else "enn, threads"
+        make = functools.partial(make_stream, num_workers)
+        seconds = stream_seconds(make, 3 * num_batches, args.repeats)
+        rates[label] = 3 * num / seconds
+    stream = make_stream(0)
+    batch = next(stream)
+    stream.close()
     if config:
         step = {"step": training_step(config, batch)}
         label = f"training step, {config.name}"
