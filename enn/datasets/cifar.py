@@ -75,8 +75,8 @@ class Cifar(SmallImages):
       seed: fixes the order of training examples and their augmentation.
       skip_corrupt: whether to skip rows that cannot be read, which the `skipped` of the
         iterator lists, rather than to raise.
-      num_workers: number of processes that read; 0 for threads. The batches are the
-        same.
+      num_workers: number of processes that read, for which a script needs the guard
+        `if __name__ == "__main__":`; 0 for threads. The batches are the same.
       drop_remainder: whether to drop a last evaluation batch that is too short.
       prefetch_to_device: number of batches put on the devices ahead of the one in use;
         0 for NumPy arrays.

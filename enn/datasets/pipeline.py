@@ -141,6 +141,9 @@ class BatchStream(Iterator[base.ArrayBatch]):
             batch = next(self._batches)
         except Exception as error:  # Also StopIteration.
             return -1, error
+        except BaseException:  # Ctrl-C, with half of a batch read.
+            self._start(self._position)
+            raise
         if self._batching.prefetch_to_device:
             batch = _to_devices(batch, self._batching.data_parallelism)
         return self._progress.position, batch

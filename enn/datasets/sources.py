@@ -187,9 +187,10 @@ class ImageTable:
             return f"{cell['path']}, row {row} of {self.name}"
         first = 0
         for file in self.files:
-            num_rows = _num_parquet_rows(file)
-            if num_rows is None:
+            if not _is_local_parquet(file):
                 break
+            parquet = _extras.require("pyarrow.parquet", "datasets")
+            num_rows = parquet.read_metadata(file).num_rows
             if row < first + num_rows:
                 return f"{file}, row {row - first}"
             first += num_rows
@@ -280,8 +281,8 @@ def _load_error(
 ) -> Exception:
     for file in (file for split in files.values() for file in split):
         try:
-            _num_parquet_rows(file)
-        except ValueError as reason:
+            _read_parquet(file)
+        except Exception as reason:
             return ValueError(f"{file} cannot be read: {reason}")
     hint = (
         "A source is a directory with parquet files or an image folder, parquet files "
@@ -292,11 +293,17 @@ def _load_error(
     return ValueError(f"{_in_words(source)} cannot be read: {error}. {hint}")
 
 
-def _num_parquet_rows(file: str) -> int | None:
-    """The number of rows of a local parquet file, None of anything else."""
-    if not file.endswith(".parquet") or not os.path.isfile(file):
-        return None
-    return _extras.require("pyarrow.parquet", "datasets").read_metadata(file).num_rows
+def _is_local_parquet(file: str) -> bool:
+    return file.endswith(".parquet") and os.path.isfile(file)
+
+
+def _read_parquet(file: str) -> None:
+    """Reads a local parquet file, to raise what is wrong with it."""
+    if _is_local_parquet(file):
+        parquet = _extras.require("pyarrow.parquet", "datasets")
+        with parquet.ParquetFile(file) as opened:
+            for _ in opened.iter_batches():
+                pass
 
 
 def _in_words(source: Source) -> str:

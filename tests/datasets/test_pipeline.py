@@ -127,6 +127,23 @@ def test_an_error_comes_in_its_place_and_again(prefetch_to_device):
         assert stream.state()["position"] == 4
 
 
+def test_an_interrupted_batch_is_read_again():
+    class Interrupted(Numbers):
+        interrupt = True
+
+        def __getitem__(self, row):
+            if row == 6 and self.interrupt:
+                self.interrupt = False
+                raise KeyboardInterrupt
+            return super().__getitem__(row)
+
+    stream = _stream(Interrupted(12))
+    next(stream)
+    with pytest.raises(KeyboardInterrupt):
+        next(stream)
+    assert _labels(stream) == [[4, 5, 6, 7], [8, 9, 10, 11]]
+
+
 def test_training_on_nothing_raises():
     with pytest.raises(ValueError, match="there are no examples to train on"):
         _stream(Numbers(0), endless=True)

@@ -192,11 +192,14 @@ def test_a_directory_without_images_raises(store):
         sources.open_images(store / "empty", ["train"], KIND)
 
 
-def test_a_corrupt_parquet_file_is_named(store, parquet):
-    directory = store / "corrupt"
+@pytest.mark.parametrize("part", [slice(-20, None), slice(4, 60)])
+def test_a_corrupt_parquet_file_is_named(store, parquet, part):
+    directory = store / f"corrupt{part.start}"
     shutil.copytree(parquet, directory)
     bad = directory / "data" / "train-00001-of-00002.parquet"
-    bad.write_bytes(bad.read_bytes()[:-20])
+    data = bytearray(bad.read_bytes())
+    data[part] = b"\xff" * len(data[part])
+    bad.write_bytes(data)
     with pytest.raises(ValueError, match=r"00001-of-00002.parquet cannot be read"):
         sources.open_images(directory, ["train"], KIND)
 
