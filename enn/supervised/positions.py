@@ -48,11 +48,13 @@ def restore(datasets: Mapping[str, Iterator[Any]], texts: Sequence[str]) -> None
         )
     positions = json.loads(texts[jax.process_index()])
     for name, dataset in datasets.items():
-        if name not in positions or not is_resumable(dataset):
+        if not is_resumable(dataset):
             raise ValueError(
-                f"{name}, a {type(dataset).__name__}, has no saved position: it needs "
+                f"{name}, a {type(dataset).__name__}, takes no position: it needs "
                 f"methods state and restore, or get_state and set_state. {hint}"
             )
+        if name not in positions:
+            raise ValueError(f"The save has no position for {name}. {hint}")
     before = _positions(datasets)
     try:
         for name, dataset in datasets.items():

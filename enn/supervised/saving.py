@@ -252,9 +252,7 @@ def _abstract(array: Any) -> jax.ShapeDtypeStruct:
 
 
 def _place(leaf: Any, restored: Any) -> Any:
-    """Returns a restored array as the kind of array that `leaf` is."""
-    if not isinstance(leaf, jax.Array):
-        return np.asarray(restored)
-    if not leaf.committed:
+    """Returns a restored array as the kind of JAX array that `leaf` is or becomes."""
+    if not (isinstance(leaf, jax.Array) and leaf.committed):
         restored = jnp.asarray(np.asarray(restored))
     return wrap_key(leaf, restored)
