@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from enn import active_learning, base, datasets, losses, networks, supervised, utils
 from enn.loggers import MemoryLogger
 from tests.metrics.batches import normal
+from tests.networks.fast import compiled_init
 
 NUM_ROWS = 11
 X = np.asarray(normal(NUM_ROWS, 2, seed=0))
@@ -209,7 +210,7 @@ def test_learns_more_from_more_labels():
     y = ((np.arctan2(x[:, 1], x[:, 0]) + np.pi) * 3 / (2 * np.pi)).astype(int) % 3
     pool = datasets.ArrayBatch(x=x[:60], y=y[:60])
     eval_data = datasets.ArrayBatch(x=x[60:], y=y[60:, None])
-    enn = networks.MLPEnsembleMatchedPrior([10, 3], num_ensemble=2)
+    enn = compiled_init(networks.MLPEnsembleMatchedPrior([10, 3], num_ensemble=2))
     loss_fn = losses.average_single_index_loss(losses.XentLoss(3), 2)
 
     def make_experiment(labelled):

@@ -64,12 +64,12 @@ def test_inertia_and_classes_equal_those_of_scikit_learn(init):
 
 
 @pytest.mark.strict
-@given(seed=st.integers(0, 2**31), num_centroids=st.integers(1, 4))
+@given(seed=st.integers(0, 2**31), num_centroids=st.sampled_from([1, 3]))
 @settings(deadline=None, max_examples=10)
 def test_an_iteration_never_raises_inertia_and_output_is_consistent(
     seed, num_centroids
 ):
-    x = jax.random.normal(jax.random.PRNGKey(seed), [12, 2], jnp.float32)
+    x = np.random.default_rng(seed).normal(size=(12, 2)).astype(np.float32)
     state = kmeans.KMeansState(x[:num_centroids], jnp.array(0))
     inertia = np.inf
     for _ in range(3):
@@ -153,11 +153,20 @@ def test_iterations_end_when_the_centroids_rest(monkeypatch):
 @pytest.mark.parametrize("init", ["random", "k-means++"])
 def test_fits_under_jit_vmap_and_grad(make_key, init):
     cluster = extra.KMeansCluster(2, 10, make_key(0), init)
-    batched = jax.jit(jax.vmap(cluster.fit))(jnp.stack([PAIRS, 2 * PAIRS]))
+
+    def total(x):
+        clusters = cluster.fit(x)
+        return clusters.centroids.sum(), clusters.centroids
+
+    @jax.jit
+    def run(x):
+        grads, centroids = jax.grad(total, has_aux=True)(x)
+        return jax.vmap(cluster.fit)(jnp.stack([x, 2 * x])), grads, centroids
+
+    batched, grads, centroids = run(PAIRS)
     np.testing.assert_allclose(batched.centroids[1], 2 * batched.centroids[0])
-    np.testing.assert_allclose(batched.centroids[0], cluster.fit(PAIRS).centroids)
+    np.testing.assert_allclose(batched.centroids[0], centroids)
     # A centroid is the mean of two rows.
-    grads = jax.grad(lambda x: cluster.fit(x).centroids.sum())(PAIRS)
     np.testing.assert_allclose(grads, jnp.full([4, 1], 0.5))
 
 

@@ -39,8 +39,14 @@ def _linear_decoder(latents):
 def _forward(noise_per_row, batch, key):
     enn = vae.make_vae_enn(_linear_encoder, _linear_decoder, 2, noise_per_row)
     index = enn.indexer(key)
-    params, state = enn.init(golden.keys(0), batch, index)
-    return enn, params, index, enn.apply(params, state, batch, index)[0]
+
+    @jax.jit
+    def run(init_key, batch, index):
+        params, state = enn.init(init_key, batch, index)
+        return params, enn.apply(params, state, batch, index)[0]
+
+    params, out = run(golden.keys(0), batch, index)
+    return enn, params, index, out
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +94,8 @@ def test_parameters_have_their_names(monkeypatch):
     _train(bernoulli_decoder=False)
     shapes = {}
     for function, dim in zip(functions, (3, 2), strict=True):
-        params = hk.transform(function).init(golden.keys(0), jnp.ones([1, dim]))
+        init = hk.transform(function).init
+        params = jax.eval_shape(init, golden.keys(0), jnp.ones([1, dim]))
         shapes |= {name: module["w"].shape for name, module in params.items()}
     assert shapes == {
         "encoder": (3, 5),

@@ -72,28 +72,26 @@ def output(out: Any) -> dict[str, Any]:
     return parts | ({"extra": dict(out.extra)} if out.extra else {})
 
 
-def enn_report(enn: Any, x: jax.Array, with_grad: bool = True, num_z: int = 4) -> dict:
+def enn_report(enn: Any, x: jax.Array, num_z: int = 4) -> dict:
     """Init, apply at one and at several indices, and gradients of a scalar."""
     from enn import networks
 
     z = enn.indexer(keys(1))
     params, state = enn.init(keys(0), x, z)
-    out, new_state = enn.apply(params, state, x, z)
+
+    def scalar(params: Any) -> tuple[jax.Array, Any]:
+        out, new_state = enn.apply(params, state, x, z)
+        return jnp.sum(jnp.sin(networks.parse_net_output(out))), (out, new_state)
+
+    grad, (out, new_state) = jax.grad(scalar, has_aux=True)(params)
     zs = jax.vmap(enn.indexer)(jax.random.split(keys(3), num_z))
     outs, _ = jax.vmap(enn.apply, in_axes=[None, None, None, 0])(params, state, x, zs)
-    report = {
+    return {
         "index": z,
         "params": params,
         "state": state,
         "out": output(out),
         "new_state": new_state,
         "outs": output(outs),
+        "grad": grad,
     }
-    if with_grad:
-
-        def scalar(params: Any) -> jax.Array:
-            out, _ = enn.apply(params, state, x, z)
-            return jnp.sum(jnp.sin(networks.parse_net_output(out)))
-
-        report["grad"] = jax.grad(scalar)(params)
-    return report

@@ -10,6 +10,7 @@ import numpy as np
 
 from enn import base, datasets, networks
 from tests import golden
+from tests.networks.fast import compiled
 
 
 def golden_batch(kind: str) -> datasets.ArrayBatch:
@@ -30,7 +31,7 @@ def golden_ensemble(num_outputs: int) -> networks.EnnArray:
 def evaluate(loss_fn: Callable, enn: Any, batch: datasets.ArrayBatch) -> dict[str, Any]:
     """Loss, metrics and gradient at initial parameters, as the golden cases hold."""
     index = enn.indexer(golden.keys(1))
-    params, state = jax.jit(enn.init)(golden.keys(0), golden.X5, index)
+    params, state = compiled(enn.init)(golden.keys(0), golden.X5, index)
 
     def loss_of(params: Any) -> Any:
         return loss_fn(enn, params, state, batch, golden.keys(21))

@@ -273,7 +273,7 @@ def test_training_as_in_the_readme(distribution, steps):
 
     key, index_key = jax.random.split(golden.keys(0))
     key, init_key = jax.random.split(key)
-    params, _ = enn.init(init_key, batch.x, enn.indexer(index_key))
+    params, _ = jax.jit(enn.init)(init_key, batch.x, enn.indexer(index_key))
     opt_state, log = optimizer.init(params), {}
     for count in range(1, 11):
         key, step_key = jax.random.split(key)

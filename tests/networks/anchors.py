@@ -47,8 +47,16 @@ def shapes(enn: base.EpistemicNetwork, inputs: Any = X) -> Any:
 def output(enn: base.EpistemicNetwork, index: Any = None) -> Any:
     """Returns the output at `X` with parameters of key 0, at the index of key 3."""
     index = enn.indexer(key(3)) if index is None else index
-    params, state = init(enn, X, index)
-    return compiled(enn.apply)(params, state, X, index)[0]
+    return _from_scratch(enn)(key(0), X, index)
+
+
+@functools.cache
+def _from_scratch(enn: base.EpistemicNetwork) -> Any:
+    def run(init_key: Any, inputs: Any, index: Any) -> Any:
+        params, state = enn.init(init_key, inputs, index)
+        return enn.apply(params, state, inputs, index)[0]
+
+    return compiled(run)
 
 
 def assert_output_starts(

@@ -1,5 +1,6 @@
 """Testing large networks without initialising them at full cost."""
 
+import functools
 import pathlib
 import re
 from collections.abc import Callable
@@ -8,15 +9,24 @@ from typing import Any
 import jax
 import numpy as np
 
-from enn import base
+from enn import base, networks
 from enn.networks.outputs import parse_net_output
 from tests import golden
 from tests.networks import cost
 
 
+@functools.cache
 def compiled(fn: Callable[..., Any]) -> Any:
-    """Returns `fn` compiled without optimisation, for a few calls."""
+    """Returns `fn` compiled without optimisation, for a few calls.
+
+    The same function gives the same compiled one.
+    """
     return jax.jit(fn, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def compiled_init(enn: base.EpistemicNetwork) -> networks.EnnArray:
+    """Returns `enn` with its `init` compiled, for training loops that call it once."""
+    return networks.EnnArray(enn.apply, compiled(enn.init), enn.indexer)
 
 
 def assert_gives_golden(

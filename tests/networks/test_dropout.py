@@ -16,7 +16,7 @@ from tests.networks.anchors import (
     shapes,
 )
 from tests.networks.cost import flops, flops_at_indices, mlp_flops
-from tests.networks.fast import compiled
+from tests.networks.fast import compiled, random_params
 
 
 @pytest.mark.parametrize(
@@ -52,8 +52,8 @@ def test_parameter_tree():
 @pytest.mark.parametrize("dropout_input", [True, False])
 def test_forward_is_a_masked_mlp_on_flattened_inputs(dropout_input):
     enn = dropout.MLPDropoutENN([4, 5, 2], 0.5, dropout_input)
-    inputs = jax.random.normal(key(1), (6, 3, 2))
-    params, state = init(enn, inputs)
+    inputs = np.random.default_rng(1).normal(size=(6, 3, 2)).astype(np.float32)
+    params, state = random_params(enn, inputs)
     masks = dropout.generate_masks(key(2), 6, [4, 5, 2], 0.5)
     out = inputs.reshape(6, 6) * (masks[0][None] if dropout_input else 1)
     for i, layer in enumerate(["linear", "linear_1", "linear_2"]):

@@ -1,3 +1,5 @@
+import functools
+
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,7 @@ from tests.networks.anchors import (
     shapes,
 )
 from tests.networks.cost import flops, flops_at_indices, mlp_flops
-from tests.networks.fast import compiled
+from tests.networks.fast import compiled, random_params
 
 NUM_MEMBERS = 10
 WIDE = jnp.ones((32, 16))
@@ -50,11 +52,15 @@ def test_golden_values(name, make):
 
 
 def test_golden_values_of_prior_functions():
-    x, z = golden.X5, golden.normal(3, seed=8)
+    values = compiled(_prior_functions)(golden.X5, golden.normal(3, seed=8))
+    golden.assert_matches("prior_functions", values)
+
+
+def _prior_functions(x, z):
     fns = networks.make_mlp_ensemble_prior_fns([4, 2], x, num_ensemble=3, seed=5)
     gp = networks.make_random_feat_gp(5, 2, 20, key(4), gamma=(0.5, 2.0), scale=1.5)
     matched = networks.MLPEnsembleMatchedPrior([4, 2], dummy_input=x, num_ensemble=3)
-    values = {
+    return {
         "choice": networks.combine_functions_choice_via_index(fns)(x, 2),
         "linear": networks.combine_functions_linear_in_index(fns)(x, z),
         "gp": gp(x),
@@ -63,24 +69,22 @@ def test_golden_values_of_prior_functions():
         "converted": networks.convert_enn_to_prior_fn(matched, x, key(9))(x, 1),
         "null": networks.make_null_prior(4)(x),
     }
-    golden.assert_matches("prior_functions", values)
 
 
-@pytest.mark.parametrize(
-    ("index", "preds", "prior"),
-    [
+def test_anchors_of_ensemble_with_prior():
+    enn = einsum_mlp.make_ensemble_mlp_with_prior_enn([4, 2], X, 3)
+    for index, preds, prior in [
         (0, [-0.450542, 0.564021], [-0.219540, 0.412022]),
         (2, [-0.331780, 0.361748], [-0.241647, 0.389963]),
-    ],
-)
-def test_anchor_of_ensemble_with_prior(index, preds, prior):
-    enn = einsum_mlp.make_ensemble_mlp_with_prior_enn([4, 2], X, 3)
-    assert_output_starts(output(enn, index), preds, prior)
+    ]:
+        assert_output_starts(output(enn, index), preds, prior)
 
 
 def test_anchor_of_prior_function():
     prior_fn = einsum_mlp.make_ensemble_prior([4, 2], 3, X)
-    assert_output_starts(prior_fn(X, jnp.array([1.0, 0, 0])), [0.018188, 0.017388])
+    assert_output_starts(
+        compiled(prior_fn)(X, np.array([1, 0, 0], np.float32)), [0.018188, 0.017388]
+    )
 
 
 def _slow_member(params, inputs, member, activation=jax.nn.relu):
@@ -94,8 +98,8 @@ def _slow_member(params, inputs, member, activation=jax.nn.relu):
 
 def _enn_and_params(**options):
     enn = einsum_mlp.make_einsum_ensemble_mlp_enn([4, 5, 2], 3, **options)
-    inputs = jax.random.normal(key(1), (6, 2, 3))
-    return enn, inputs, init(enn, inputs)[0]
+    inputs = np.random.default_rng(1).normal(size=(6, 2, 3)).astype(np.float32)
+    return enn, inputs, random_params(enn, inputs)[0]
 
 
 def test_parameter_tree_has_members_on_the_last_axis():
@@ -125,24 +129,30 @@ def test_ensemble_mlp_gives_all_members():
     )
     expected = [_slow_member(params, inputs, k) for k in range(3)]
     np.testing.assert_allclose(
-        module.apply(params, inputs), np.stack(expected, -1), rtol=1e-4, atol=1e-6
+        compiled(module.apply)(params, inputs),
+        np.stack(expected, -1),
+        rtol=1e-4,
+        atol=1e-6,
     )
 
 
 def test_w_init_reaches_every_layer_and_the_first_bias_alone_is_random():
     w_init = hk.initializers.Constant(0.5)
-    _, _, params = _enn_and_params(w_init=w_init)
+    make = functools.partial(einsum_mlp.make_einsum_ensemble_mlp_enn, [4, 5, 2], 3)
+    params, _ = init(make(w_init=w_init))
     assert all(np.all(layer["w"] == 0.5) for layer in params.values())
     zero_bias = {name: bool(np.all(layer["b"] == 0)) for name, layer in params.items()}
     assert list(zero_bias.values()) == [False, True, True]
-    _, _, params = _enn_and_params(nonzero_bias=False)
+    params, _ = init(make(w_init=w_init, nonzero_bias=False))
     assert all(np.all(layer["b"] == 0) for layer in params.values())
 
 
 def test_a_member_that_is_nan_leaves_the_others_alone():
     enn, inputs, params = _enn_and_params()
-    params = jax.tree.map(lambda p: p.at[..., 2].set(jnp.nan), params)
-    assert np.isfinite(enn.apply(params, {}, inputs, 1)[0]).all()
+    params = jax.tree.map(np.array, params)
+    for leaf in jax.tree.leaves(params):
+        leaf[..., 2] = np.nan
+    assert np.isfinite(compiled(enn.apply)(params, {}, inputs, 1)[0]).all()
     many = compiled(jax.vmap(enn.apply, in_axes=(None, None, None, 0)))
     out, _ = many(params, {}, inputs, jnp.array([0, 1, 2, 0]))
     np.testing.assert_array_equal(np.isfinite(out).all((1, 2)), [1, 1, 0, 1])
@@ -163,10 +173,11 @@ def test_index_out_of_range_raises_or_gives_nan_but_never_zeros(index):
 @pytest.mark.strict
 def test_prior_function_is_linear_in_the_index():
     prior_fn = einsum_mlp.make_ensemble_prior([4, 2], 3, X)
-    members = [prior_fn(X, z) for z in jnp.eye(3)]
-    z = jnp.array([0.5, -2.0, 3.0])
+    fn = compiled(prior_fn)
+    members = [fn(X, z) for z in np.eye(3, dtype=np.float32)]
+    z = np.array([0.5, -2.0, 3.0], np.float32)
     expected = sum(float(z_k) * member for z_k, member in zip(z, members, strict=True))
-    np.testing.assert_allclose(prior_fn(X, z), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(fn(X, z), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match=r"index must have shape \[3\], got \[2\]"):
         prior_fn(X, z[:2])
 
@@ -180,9 +191,9 @@ def test_prior_variants_forward_activation_and_w_init():
     linear = einsum_mlp.make_ensemble_prior(
         [4, 2], 2, X, activation=lambda x: x, w_init=options["w_init"]
     )
-    z = jnp.array([1.0, 0])
-    assert np.abs(prior_fn(100 * X, z)).max() <= 4 * 0.5
-    assert np.abs(linear(100 * X, z)).max() > 100
+    z = np.array([1, 0], np.float32)
+    assert np.abs(compiled(prior_fn)(100 * X, z)).max() <= 4 * 0.5
+    assert np.abs(compiled(linear)(100 * X, z)).max() > 100
     enn = einsum_mlp.make_ensemble_mlp_with_prior_enn([4, 2], X, 2, **options)
     params, _ = init(enn)
     out, _ = compiled(enn.apply)(params, {}, 100 * X, 0)
@@ -201,7 +212,7 @@ def test_many_indices_run_every_member_once():
 
 def test_a_single_index_runs_a_single_member():
     enn = einsum_mlp.make_einsum_ensemble_mlp_enn([32, 3], NUM_MEMBERS)
-    params, _ = init(enn, WIDE)
+    params, _ = random_params(enn, WIDE)
     cost = flops(enn.apply, params, {}, WIDE, 0)
     assert cost <= 1.1 * mlp_flops(32, 16, 32, 3)
 

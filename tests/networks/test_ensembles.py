@@ -18,7 +18,7 @@ from tests.networks.anchors import (
     shapes,
 )
 from tests.networks.cost import flops, flops_at_indices, mlp_flops
-from tests.networks.fast import compiled
+from tests.networks.fast import compiled, random_params
 
 WIDE = jnp.ones((64, 32))
 MLP_SHAPES = {
@@ -152,8 +152,8 @@ def test_members_that_are_not_selected_do_not_matter():
 
 def test_a_forward_pass_updates_the_state_of_its_member_only():
     enn = networks.EnsembleWithState(BATCH_NORM, 3)
-    x = jax.random.normal(key(1), (6, 4))
-    params, state = init(enn, x)
+    x = np.random.default_rng(1).normal(size=(6, 4)).astype(np.float32)
+    params, state = random_params(enn, x)
     out, new_state = compiled(enn.apply)(params, state, x, 1)
     member_out, member_state = compiled(BATCH_NORM.apply)(
         _member(params, 1), _member(state, 1), x
@@ -174,8 +174,8 @@ def test_a_forward_pass_updates_the_state_of_its_member_only():
 @pytest.mark.parametrize("num_indices", [2, 5])
 def test_each_index_returns_a_state_with_its_member_updated(num_indices):
     enn = networks.EnsembleWithState(BATCH_NORM, 3)
-    x = jax.random.normal(key(1), (6, 4))
-    params, state = init(enn, x)
+    x = np.random.default_rng(1).normal(size=(6, 4)).astype(np.float32)
+    params, state = random_params(enn, x)
     indices = np.array([2, 0, 1, 2, 0])[:num_indices]
     over_indices = jax.vmap(enn.apply, in_axes=(None, None, None, 0))
     outs, states = compiled(over_indices)(params, state, x, indices)
@@ -193,7 +193,7 @@ def test_each_index_returns_a_state_with_its_member_updated(num_indices):
 
 def test_the_prior_of_a_member_is_a_network_of_its_own():
     enn = networks.MLPEnsembleMatchedPrior([4, 2], X, 3, 2.0, seed=7)
-    params, _ = init(enn)
+    params, _ = random_params(enn, X)
     fns = networks.make_mlp_ensemble_prior_fns([4, 2], X, 3, seed=7)
     for i in range(3):
         out = compiled(_apply(enn))(params, X, i)
@@ -232,7 +232,7 @@ IMAGES = np.random.default_rng(0).normal(size=(2, 3, 2, 1)).astype(np.float32)
 
 def test_inputs_are_flattened():
     enn = _lazy()
-    params, _ = init(enn, IMAGES)
+    params, _ = random_params(enn, IMAGES)
     assert params["mlp/~/linear_0"]["w"].shape == (3, 6, 4)
     apply = compiled(_apply(enn))
     out = apply(params, IMAGES, 1)
@@ -276,7 +276,7 @@ FIRST_SEEN = {
 def known():
     """A network that was given its input shape, its parameters and its output."""
     enn = networks.MLPEnsembleMatchedPrior([4, 2], X, 3)
-    params, _ = init(enn)
+    params, _ = random_params(enn, X)
     return enn, params, compiled(_apply(enn))(params, X, 1)
 
 
@@ -316,7 +316,7 @@ def test_numpy_inputs_of_any_dtype_count_as_float32(dtype, known):
 @pytest.mark.parametrize("dummy_input", [X, None])
 def test_inputs_of_another_size_than_the_first_are_refused(dummy_input):
     enn = networks.MLPEnsembleMatchedPrior([4, 2], dummy_input, 3)
-    params, _ = init(enn)
+    params, _ = random_params(enn, X)
     other = jnp.ones((2, 5))
     for fn in (_apply(enn), jax.jit(_apply(enn)), lambda p, x, z: init(enn, x, z)):
         with pytest.raises(ValueError, match=r"of 3 features, got shape \[2, 5\]"):
@@ -333,7 +333,7 @@ def test_scalar_inputs_are_refused():
 @pytest.mark.parametrize("index", [-1, 3, 1.0, key(0)])
 def test_indices_out_of_range_or_of_another_type_are_refused(make, index):
     enn = make()
-    params, state = init(enn)
+    params, state = random_params(enn, X)
     with pytest.raises(ValueError, match="index"):
         enn.apply(params, state, X, index)
 
@@ -341,7 +341,7 @@ def test_indices_out_of_range_or_of_another_type_are_refused(make, index):
 @pytest.mark.parametrize("make", [_ensemble, _lazy])
 def test_an_index_out_of_range_inside_jit_gives_nan(make):
     enn = make()
-    params, state = init(enn)
+    params, state = random_params(enn, X)
     apply = jax.jit(enn.apply)
     out = networks.parse_net_output(apply(params, state, X, 3)[0])
     assert np.isnan(out).all()
@@ -354,7 +354,7 @@ def test_an_index_out_of_range_inside_jit_gives_nan(make):
 
 def test_an_index_out_of_range_inside_jit_writes_no_state():
     enn = networks.EnsembleWithState(BATCH_NORM, 3)
-    params, state = init(enn)
+    params, state = random_params(enn, X)
     new_state = compiled(enn.apply)(params, state, X, 3)[1]
     jax.tree.map(np.testing.assert_array_equal, new_state, state)
 

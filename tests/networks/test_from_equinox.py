@@ -12,6 +12,7 @@ from enn.networks.from_equinox import from_equinox
 from enn.networks.indexers import GaussianIndexer, PrngIndexer
 from tests.networks.anchors import key
 from tests.networks.cost import flops_at_indices
+from tests.networks.fast import compiled, random_params
 from tests.networks.training import X, assert_learns
 
 eqx = pytest.importorskip("equinox")
@@ -63,7 +64,7 @@ def _inference(key):
 
 
 def _init(enn, index):
-    return jax.jit(enn.init)(key(0), X, index)
+    return compiled(enn.init)(key(0), X, index)
 
 
 def test_is_the_module_over_the_batch():
@@ -74,9 +75,14 @@ def test_is_the_module_over_the_batch():
         "MLP/layers/0": {"weight": (16, 3), "bias": (16,)},
         "MLP/layers/1": {"weight": (2, 16), "bias": (2,)},
     }
-    out, new_state = enn.apply(params, state, X, key(1))
+    out, new_state = compiled(enn.apply)(params, state, X, key(1))
     assert state == new_state == {}
-    np.testing.assert_allclose(out, jax.vmap(_mlp(key(0)))(X), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        out,
+        compiled(lambda k, x: jax.vmap(_mlp(k))(x))(key(0), X),
+        rtol=1e-5,
+        atol=1e-6,
+    )
 
 
 def test_arrays_go_back_into_the_module():
@@ -86,18 +92,18 @@ def test_arrays_go_back_into_the_module():
     module, module_state = enn.module(params, state)
     assert isinstance(module, Net)
     np.testing.assert_array_equal(module.first.weight, params["Net/first"]["weight"])
-    expected, _ = jax.vmap(module, (0, None), (0, None), axis_name="batch")(
-        X, module_state
-    )
-    out, _ = enn.apply(params, state, X, key(1))
+    over_batch = jax.vmap(module, (0, None), (0, None), axis_name="batch")
+    expected, _ = compiled(over_batch)(X, module_state)
+    out, _ = compiled(enn.apply)(params, state, X, key(1))
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
-    assert from_equinox(_mlp).module(*_init(from_equinox(_mlp), key(1)))[1] is None
+    stateless = from_equinox(_mlp)
+    assert stateless.module(*random_params(stateless, X))[1] is None
 
 
 def test_state_is_updated():
     enn = from_equinox(_stateful)
     params, state = _init(enn, key(1))
-    _, new_state = jax.jit(enn.apply)(params, state, X, key(2))
+    _, new_state = compiled(enn.apply)(params, state, X, key(2))
     leaves = zip(jax.tree.leaves(new_state), jax.tree.leaves(state), strict=True)
     for new, old in leaves:
         assert (new.shape, new.dtype) == (old.shape, old.dtype)
@@ -129,8 +135,9 @@ def test_module_with_an_index():
     params, state = _init(enn, index)
     assert set(params) == {"Concat/mlp/layers/0", "Concat/mlp/layers/1"}
     np.testing.assert_array_equal(state["Concat"]["order"], np.arange(7)[::-1])
-    out, _ = enn.apply(params, state, X, index)
-    expected = jax.vmap(Concat(key(0)), (0, None))(X, index)
+    out, _ = compiled(enn.apply)(params, state, X, index)
+    apply = compiled(lambda k, *args: jax.vmap(Concat(k), (0, None))(*args))
+    expected = apply(key(0), X, index)
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -147,7 +154,7 @@ def test_module_with_an_index_and_state():
     enn = from_equinox(lambda _: eqx.nn.make_with_state(Counting)(), GaussianIndexer(3))
     params, state = _init(enn, jnp.ones(3))
     for _ in range(2):
-        out, state = enn.apply(params, state, X, jnp.array([1.0, 2.0, 3.0]))
+        out, state = compiled(enn.apply)(params, state, X, jnp.array([1.0, 2.0, 3.0]))
     np.testing.assert_allclose(out, X * [1, 2, 3], rtol=1e-6)
     np.testing.assert_array_equal(jax.tree.leaves(state), [2])
 
@@ -156,7 +163,7 @@ def test_training_then_inference_with_the_same_parameters():
     trained = assert_learns(from_equinox(_stateful))
     enn = from_equinox(_inference)
     args = (trained.params, trained.network_state, X)
-    outs = [jax.jit(enn.apply)(*args, key(seed)) for seed in (1, 2)]
+    outs = [compiled(enn.apply)(*args, key(seed)) for seed in (1, 2)]
     np.testing.assert_array_equal(outs[0][0], outs[1][0])
     jax.tree.map(np.testing.assert_array_equal, outs[0][1], trained.network_state)
 
@@ -176,7 +183,7 @@ def test_training_an_index_module():
 
 
 def test_weight_decay_picks_parameters_by_name():
-    params, _ = _init(from_equinox(_mlp), key(1))
+    params, _ = random_params(from_equinox(_mlp), X)
     decay = losses.l2_weights_with_predicate(params, lambda *p: p[1] == "weight")
     expected = sum(np.sum(params[m]["weight"] ** 2) for m in params)
     np.testing.assert_allclose(decay, expected, rtol=1e-5)
@@ -191,7 +198,7 @@ def test_as_the_base_of_an_epinet():
     head = make_head_enn("epinet", 2, AgentConfig((5,), index_dim=3))
     enn = combine_naive_enn(head, from_equinox(_stateful))
     params, state = _init(enn, key(1))
-    out, new_state = jax.jit(enn.apply)(params, state, X, key(2))
+    out, new_state = compiled(enn.apply)(params, state, X, key(2))
     assert out.preds.shape == (16, 2)
     assert jax.tree.structure(new_state) == jax.tree.structure(state)
 

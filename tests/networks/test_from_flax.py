@@ -11,6 +11,7 @@ from enn.networks.from_flax import from_flax
 from enn.networks.indexers import EnsembleIndexer, GaussianIndexer, PrngIndexer
 from tests.networks.anchors import key
 from tests.networks.cost import flops_at_indices
+from tests.networks.fast import compiled
 from tests.networks.training import X, assert_learns
 
 nn = pytest.importorskip("flax.linen")
@@ -52,7 +53,7 @@ MLP = nn.Sequential([nn.Dense(16), nn.relu, nn.Dense(2)])
 
 
 def _init(enn, index):
-    return jax.jit(enn.init)(key(0), X, index)
+    return compiled(enn.init)(key(0), X, index)
 
 
 def test_is_the_module_with_its_own_variables():
@@ -66,7 +67,7 @@ def test_is_the_module_with_its_own_variables():
     assert jax.tree.structure({"params": params, **state}) == jax.tree.structure(
         variables
     )
-    out, new_state = enn.apply(params, state, X, key(2))
+    out, new_state = compiled(enn.apply)(params, state, X, key(2))
     expected, updates = Net().apply(
         {"params": params, **state},
         X,
@@ -87,7 +88,7 @@ def test_is_the_module_with_its_own_variables():
 def test_index_is_the_key_of_dropout(key_fn):
     enn = from_flax(Net(), train=True)
     params, state = _init(enn, key_fn(1))
-    apply = jax.jit(enn.apply)
+    apply = compiled(enn.apply)
     outs = [apply(params, state, X, key_fn(seed))[0] for seed in (1, 1, 2)]
     np.testing.assert_array_equal(outs[0], outs[1])
     assert np.abs(outs[0] - outs[2]).max() > 0.01
@@ -97,7 +98,7 @@ def test_every_random_stream_has_a_key_of_its_own():
     enn = from_flax(Noise())
     params, state = _init(enn, key(1))
     assert params == state == {}
-    first, second = enn.apply(params, state, X, key(2))[0]
+    first, second = compiled(enn.apply)(params, state, X, key(2))[0]
     correlation = np.corrcoef(np.ravel(first), np.ravel(second))[0, 1]
     assert abs(correlation) < 0.05
 
@@ -106,7 +107,7 @@ def test_module_with_an_index():
     enn = from_flax(Concat(), GaussianIndexer(4))
     index = enn.indexer(key(1))
     params, state = _init(enn, index)
-    out, new_state = enn.apply(params, state, X, index)
+    out, new_state = compiled(enn.apply)(params, state, X, index)
     assert state == new_state == {}
     np.testing.assert_allclose(
         out, Concat().apply({"params": params}, X, index), rtol=1e-6
@@ -128,7 +129,7 @@ def test_training_then_evaluation_with_the_same_parameters():
     trained = assert_learns(from_flax(Net(), train=True))
     enn = from_flax(Net(), train=False)
     args = (trained.params, trained.network_state, X)
-    outs = [jax.jit(enn.apply)(*args, key(seed)) for seed in (1, 2)]
+    outs = [compiled(enn.apply)(*args, key(seed)) for seed in (1, 2)]
     np.testing.assert_array_equal(outs[0][0], outs[1][0])
     jax.tree.map(np.testing.assert_array_equal, outs[0][1], trained.network_state)
     mean = trained.network_state["batch_stats"]["BatchNorm_0"]["mean"]
@@ -151,7 +152,7 @@ def test_as_the_base_of_an_epinet():
     head = make_head_enn("epinet", 2, AgentConfig((5,), index_dim=3))
     enn = combine_naive_enn(head, base)
     params, state = _init(enn, key(1))
-    out, new_state = jax.jit(enn.apply)(params, state, X, key(2))
+    out, new_state = compiled(enn.apply)(params, state, X, key(2))
     assert out.preds.shape == (16, 2)
     assert jax.tree.structure(new_state) == jax.tree.structure(state)
     _, base_state = base.apply(params, state, X, key(2))

@@ -11,6 +11,7 @@ from enn.networks.from_nnx import from_nnx
 from enn.networks.indexers import GaussianIndexer, PrngIndexer
 from tests.networks.anchors import key
 from tests.networks.cost import flops_at_indices
+from tests.networks.fast import compiled
 from tests.networks.training import X, assert_learns
 
 nnx = pytest.importorskip("flax.nnx")
@@ -57,7 +58,7 @@ def _evaluated(rngs):
 
 
 def _init(enn, index):
-    return jax.jit(enn.init)(key(0), X, index)
+    return compiled(enn.init)(key(0), X, index)
 
 
 def test_is_the_module_with_its_own_arrays():
@@ -76,7 +77,7 @@ def test_is_the_module_with_its_own_arrays():
     np.testing.assert_allclose(
         params["layers"][0]["kernel"], module.layers[0].kernel[...], rtol=1e-6
     )
-    out, _ = enn.apply(params, state, X, key(1))
+    out, _ = compiled(enn.apply)(params, state, X, key(1))
     np.testing.assert_allclose(out, module(X), rtol=1e-5, atol=1e-6)
 
 
@@ -86,14 +87,14 @@ def test_arrays_go_back_into_a_module():
     state = jax.tree.map(lambda leaf: leaf + 1, state)
     module = _evaluated(nnx.Rngs(7))
     nnx.update(module, params, state)
-    out, _ = enn.apply(params, state, X, key(1))
+    out, _ = compiled(enn.apply)(params, state, X, key(1))
     np.testing.assert_allclose(out, module(X), rtol=1e-5, atol=1e-6)
 
 
 def test_state_is_updated():
     enn = from_nnx(Net)
     params, state = _init(enn, key(1))
-    _, new_state = jax.jit(enn.apply)(params, state, X, key(2))
+    _, new_state = compiled(enn.apply)(params, state, X, key(2))
     module = Net(nnx.Rngs(0))
     nnx.update(module, params, state)
     module(X)
@@ -109,7 +110,7 @@ def test_state_is_updated():
 def test_index_is_the_key_of_dropout(key_fn):
     enn = from_nnx(Net)
     params, state = _init(enn, key_fn(1))
-    apply = jax.jit(enn.apply)
+    apply = compiled(enn.apply)
     outs = [apply(params, state, X, key_fn(seed))[0] for seed in (1, 1, 2)]
     np.testing.assert_array_equal(outs[0], outs[1])
     assert np.abs(outs[0] - outs[2]).max() > 0.01
@@ -141,7 +142,7 @@ def test_streams_that_a_vectorised_module_splits():
 
     enn = from_nnx(Stacked)
     params, state = _init(enn, key(1))
-    outs, _ = enn.apply(params, state, X, key(2))
+    outs, _ = compiled(enn.apply)(params, state, X, key(2))
     assert outs.shape == (3, 16, 2)
     assert len(np.unique(params["members"]["layers"][0]["kernel"], axis=0)) == 3
 
@@ -150,7 +151,7 @@ def test_module_with_an_index():
     enn = from_nnx(Concat, GaussianIndexer(4))
     index = enn.indexer(key(1))
     params, state = _init(enn, index)
-    out, new_state = enn.apply(params, state, X, index)
+    out, new_state = compiled(enn.apply)(params, state, X, index)
     assert state == new_state == {}
     expected = Concat(nnx.Rngs(key(0)))(X, index)
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
@@ -160,7 +161,7 @@ def test_training_then_evaluation_with_the_same_parameters():
     trained = assert_learns(from_nnx(Net))
     enn = from_nnx(_evaluated)
     args = (trained.params, trained.network_state, X)
-    outs = [jax.jit(enn.apply)(*args, key(seed))[0] for seed in (1, 2)]
+    outs = [compiled(enn.apply)(*args, key(seed))[0] for seed in (1, 2)]
     np.testing.assert_array_equal(*outs)
 
 
@@ -187,7 +188,7 @@ def test_as_the_base_of_an_epinet():
     head = make_head_enn("epinet", 2, AgentConfig((5,), index_dim=3))
     enn = combine_naive_enn(head, from_nnx(Net))
     params, state = _init(enn, key(1))
-    out, new_state = jax.jit(enn.apply)(params, state, X, key(2))
+    out, new_state = compiled(enn.apply)(params, state, X, key(2))
     assert out.preds.shape == (16, 2)
     assert jax.tree.structure(new_state) == jax.tree.structure(state)
     assert np.abs(new_state["norm"]["mean"]).max() > 0

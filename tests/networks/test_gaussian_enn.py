@@ -15,7 +15,7 @@ from tests.networks.anchors import (
     shapes,
 )
 from tests.networks.cost import flops, flops_at_indices, mlp_flops
-from tests.networks.fast import compiled
+from tests.networks.fast import compiled, random_params
 
 
 def test_golden_values():
@@ -82,7 +82,7 @@ def test_modules_with_state_keep_it():
         return hk.Sequential([hk.Linear(2), lambda x: norm(x, is_training=True)])
 
     enn = gaussian_enn.GaussianNoiseEnn(make)
-    params, state = init(enn)
+    params, state = random_params(enn, X)
     _, new_state = compiled(enn.apply)(params, state, X, key(2))
     assert jax.tree.structure(new_state) == jax.tree.structure(state)
     counters = [leaf for leaf in jax.tree.leaves(new_state) if leaf.dtype == jnp.int32]

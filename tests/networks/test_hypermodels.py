@@ -17,23 +17,25 @@ from tests.networks.anchors import (
     X,
     assert_matches_golden_case,
     assert_output_starts,
-    init,
     key,
     output,
     shapes,
 )
 from tests.networks.cost import flops_at_indices, mlp_flops
-from tests.networks.fast import compiled
+from tests.networks.fast import compiled, random_params
 
 INDEXER = ScaledGaussianIndexer(3)
 
 
-def _base(sizes):
-    return hk.without_apply_rng(hk.transform(lambda x: hk.nets.MLP(sizes)(x)))
-
-
 def _transform(fn):
     return hk.without_apply_rng(hk.transform(fn))
+
+
+def _base(sizes):
+    return _transform(lambda x: hk.nets.MLP(sizes)(x))
+
+
+BASE = _base([4, 2])
 
 
 @functools.cache
@@ -102,17 +104,21 @@ def test_golden_values(name, make):
     assert_matches_golden_case(name, make(golden.X5))
 
 
-@pytest.mark.parametrize(
-    ("hidden_sizes", "preds"),
-    [
-        (None, [0.146922, -0.728887]),
-        ([], [0.146922, -0.728887]),
-        ([5], [-1.218823, -1.315507]),
-    ],
-)
-def test_anchors_without_prior(hidden_sizes, preds):
-    enn = hypermodels.MLPHypermodel(_base([4, 2]), X, INDEXER, hidden_sizes)
-    assert_output_starts(output(enn), preds)
+def test_anchors_without_prior():
+    expected = {
+        None: [0.146922, -0.728887],
+        (): [0.146922, -0.728887],
+        (5,): [-1.218823, -1.315507],
+    }
+
+    @compiled
+    def outputs(init_key, index):
+        enns = (hypermodels.MLPHypermodel(BASE, X, INDEXER, size) for size in expected)
+        return [enn.apply(*enn.init(init_key, X, index), X, index)[0] for enn in enns]
+
+    outs = outputs(key(0), INDEXER(key(3)))
+    for out, preds in zip(outs, expected.values(), strict=True):
+        assert_output_starts(out, preds)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +135,7 @@ def test_anchors_with_prior(make, preds, prior):
 @pytest.mark.parametrize(
     ("make", "width", "torso"),
     [
-        (lambda: hypermodels.MLPHypermodel(_base([4, 2]), X, INDEXER), 3, {}),
+        (lambda: hypermodels.MLPHypermodel(BASE, X, INDEXER), 3, {}),
         (_hyper_prior, 5, {"mlp/~/linear_0": (3, 5)}),
         (_independent_prior, 5, {"mlp/~/linear_0": (3, 5)}),
     ],
@@ -147,10 +153,10 @@ def test_parameter_tree_has_a_linear_layer_for_every_leaf(make, width, torso):
 @pytest.mark.parametrize("scale", [True, False])
 def test_generated_parameters_are_those_that_the_base_uses(scale):
     enn = hypermodels.MLPHypermodel(
-        _base([4, 2]), X, INDEXER, [5], return_generated_params=True, scale=scale
+        BASE, X, INDEXER, [5], return_generated_params=True, scale=scale
     )
     index = enn.indexer(key(2))
-    params, state = init(enn)
+    params, state = random_params(enn, X)
     out, _ = compiled(enn.apply)(params, state, X, index)
     torso = params["hyper_fn/mlp/~/linear_0"]
     hidden = index @ torso["w"] + torso["b"]
@@ -166,7 +172,7 @@ def test_generated_parameters_are_those_that_the_base_uses(scale):
     np.testing.assert_array_equal(
         used["mlp/~/linear_1"]["b"], out.extra["hyper_net_out"]["mlp/~/linear_1"]["b"]
     )
-    np.testing.assert_allclose(out.preds, _base([4, 2]).apply(used, X), rtol=1e-5)
+    np.testing.assert_allclose(out.preds, compiled(BASE.apply)(used, X), rtol=1e-5)
 
 
 def test_initialisers_reach_the_hidden_layers():
@@ -174,32 +180,41 @@ def test_initialisers_reach_the_hidden_layers():
         "w_init": hk.initializers.Constant(0.5),
         "b_init": hk.initializers.Constant(2.0),
     }
-    for make in (_hyper_prior, _independent_prior):
-        params, _ = init(make(**options))
-        torso = params["hyper_fn/mlp/~/linear_0"]
+
+    @compiled
+    def torsos(init_key, index):
+        makers = (_hyper_prior.__wrapped__, _independent_prior.__wrapped__)
+        params = [make(**options).init(init_key, X, index)[0] for make in makers]
+        return [p["hyper_fn/mlp/~/linear_0"] for p in params]
+
+    for torso in torsos(key(0), INDEXER(key(3))):
         np.testing.assert_array_equal(torso["w"], 0.5)
         np.testing.assert_array_equal(torso["b"], 2)
 
 
 @pytest.mark.parametrize("make", [_hyper_prior, _independent_prior])
 def test_inputs_are_flattened(make):
-    images = jax.random.normal(key(1), (2, 1, 3))
-    flat = images.reshape(2, 3)
+    images = np.random.default_rng(1).normal(size=(2, 1, 3)).astype(np.float32)
+    index = np.array([0.5, -1, 2], np.float32)
     outs = []
-    for inputs in (images, flat):
+    for inputs in (images, images.reshape(2, 3)):
         enn = make(shape=inputs.shape)
-        index = enn.indexer(key(2))
-        params, state = init(enn, inputs)
+        params, state = random_params(enn, inputs)
         outs.append(compiled(enn.apply)(params, state, inputs, index)[0])
     assert outs[0].preds.shape == (2, 2)
     np.testing.assert_array_equal(outs[0].train, outs[1].train)
     np.testing.assert_array_equal(outs[0].prior, outs[1].prior)
 
 
+@functools.cache
+def _at_random(enn):
+    return compiled(enn.apply)(*random_params(enn, X), X, INDEXER(key(3)))[0]
+
+
 def test_temperature_divides_network_and_prior():
     warm, cold = (
-        output(_independent_prior(problem_temperature=temperature))
-        for temperature in (None, 0.1)
+        _at_random(_independent_prior(**options))
+        for options in ({}, {"problem_temperature": 0.1})
     )
     np.testing.assert_allclose(cold.train, 10 * warm.train, rtol=1e-5)
     np.testing.assert_allclose(cold.prior, 10 * warm.prior, rtol=1e-5)
@@ -207,30 +222,33 @@ def test_temperature_divides_network_and_prior():
 
 @pytest.mark.parametrize("make", [_hyper_prior, _independent_prior])
 def test_generated_parameters_come_beside_the_prior(make):
-    out = output(make(return_generated_params=True))
+    out = _at_random(make(return_generated_params=True))
     assert set(out.extra) == {"hyper_net_out", "base_net_params", "hyper_index"}
-    np.testing.assert_allclose(out.prior, output(make()).prior, rtol=1e-6)
+    np.testing.assert_allclose(out.prior, _at_random(make()).prior, rtol=1e-6)
 
 
 class TestHyperLinear:
     def _layer(self, **options):
-        layer = _transform(lambda x, z: hypermodels.HyperLinear(4, 3, **options)(x, z))
-        return layer, compiled(layer.init)(key(0), X, jnp.ones(3))
+        return _transform(lambda x, z: hypermodels.HyperLinear(4, 3, **options)(x, z))
 
     def test_tree(self):
-        _, params = self._layer()
+        params = jax.eval_shape(self._layer().init, key(0), X, jnp.ones(3))
         shapes = {"hyper_linear": {"w": (4, 3, 3), "b": (4, 3)}}
         assert jax.tree.map(jnp.shape, params) == shapes
 
     @pytest.mark.strict
     @pytest.mark.parametrize("first_layer", [True, False])
     def test_output_is_linear_in_unit_vectors(self, first_layer):
-        layer, params = self._layer(
+        layer = self._layer(
             weight_scaling=2.0,
             bias_scaling=0.5,
             fixed_bias_val=0.3,
             first_layer=first_layer,
         )
+        rng = np.random.default_rng(0)
+        params = {"hyper_linear": {"w": rng.normal(size=(4, 3, 3))}}
+        params["hyper_linear"]["b"] = rng.normal(size=(4, 3))
+        params = jax.tree.map(np.float32, params)
         z = np.array([0.5, -1.0, 2.0], np.float32)
         w, b = (np.asarray(params["hyper_linear"][name]) for name in "wb")
         expected = np.zeros((2, 4))
@@ -242,7 +260,7 @@ class TestHyperLinear:
                     unit = w[o, h] / np.linalg.norm(w[o, h])
                     scale = np.sqrt(2.0 if first_layer else 2.0 / 3)
                     expected[i, o] += X[i, h] * scale * (unit @ z)
-        out = layer.apply(params, X, jnp.asarray(z))
+        out = compiled(layer.apply)(params, X, z)
         np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
 
     @pytest.mark.parametrize(
@@ -250,9 +268,10 @@ class TestHyperLinear:
         [((3,), (3,), "inputs"), ((2, 3), (4,), "index"), ((2, 3), (), "index")],
     )
     def test_wrong_shapes(self, x_shape, z_shape, match):
-        layer, params = self._layer()
+        layer = self._layer()
+        params = jax.eval_shape(layer.init, key(0), X, np.ones(3))
         with pytest.raises(ValueError, match=f"{match} must have shape"):
-            layer.apply(params, jnp.ones(x_shape), jnp.ones(z_shape))
+            jax.eval_shape(layer.apply, params, np.ones(x_shape), np.ones(z_shape))
 
     @pytest.mark.parametrize("sizes", [(0, 3), (4, 0)])
     def test_wrong_sizes(self, sizes):
@@ -266,7 +285,11 @@ class TestPriorMLPIndependentLayers:
         net = _transform(
             lambda x, z: hypermodels.PriorMLPIndependentLayers(sizes, index_dim)(x, z)
         )
-        return net, compiled(net.init)(key(0), X, jnp.ones(index_dim))
+        shapes = jax.eval_shape(net.init, key(0), X, np.ones(index_dim))
+        rng = np.random.default_rng(0)
+        return net, jax.tree.map(
+            lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes
+        )
 
     @pytest.mark.parametrize(("index_dim", "parts"), [(7, (3, 2, 2)), (2, (2, 2, 2))])
     def test_tree(self, index_dim, parts):
@@ -296,10 +319,9 @@ class TestPriorMLPIndependentLayers:
 
     def test_inputs_are_flattened(self):
         net, params = self._net(7)
-        z = jnp.arange(7.0)
-        np.testing.assert_array_equal(
-            net.apply(params, X[:, None], z), net.apply(params, X, z)
-        )
+        z = np.arange(7, dtype=np.float32)
+        apply = compiled(net.apply)
+        np.testing.assert_array_equal(apply(params, X[:, None], z), apply(params, X, z))
 
     def test_errors(self):
         net, params = self._net(7)
@@ -358,21 +380,24 @@ class TestDiagonalLinear:
 def _diagonal(**options):
     return _transform(
         lambda x, z: hypermodels.hypermodel_module(
-            _base([4, 2]), X, diagonal_linear_hyper=True, scale=False, **options
+            BASE, X, diagonal_linear_hyper=True, scale=False, **options
         )()(x, z)
     )
 
 
 def test_diagonal_mode_starts_at_the_base_network():
+    zeros = np.zeros(26, np.float32)
+
+    @compiled
+    def outputs(init_key, seed_key, index):
+        params = net.init(init_key, X, index)
+        return net.apply(params, X, index), BASE.apply(BASE.init(seed_key, X), X)
+
     for seed in (0, 3):
         net = _diagonal(seed=seed)
-        params = compiled(net.init)(key(9), X, jnp.zeros(26))
-        base_params = compiled(_base([4, 2]).init)(key(seed), X)
-        np.testing.assert_allclose(
-            net.apply(params, X, jnp.zeros(26)),
-            _base([4, 2]).apply(base_params, X),
-            rtol=1e-5,
-        )
+        outputs.clear_cache()
+        out, expected = outputs(key(9), key(seed), zeros)
+        np.testing.assert_allclose(out, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (26, 1)])
@@ -382,7 +407,7 @@ def test_diagonal_mode_checks_the_size_of_the_index(shape):
 
 
 def test_indexers_of_scalars():
-    enn = hypermodels.MLPHypermodel(_base([4, 2]), X, EnsembleIndexer(3))
+    enn = hypermodels.MLPHypermodel(BASE, X, EnsembleIndexer(3))
     with pytest.raises(ValueError, match=r"index must have shape \[index_dim\]"):
         enn.init(key(0), X, 1)
     with pytest.raises(ValueError, match="indexer draws"):
@@ -393,7 +418,7 @@ def test_indexers_of_scalars():
 
 def test_wrong_sizes():
     with pytest.raises(ValueError, match="hidden_sizes"):
-        hypermodels.MLPHypermodel(_base([4, 2]), X, INDEXER, [0])
+        hypermodels.MLPHypermodel(BASE, X, INDEXER, [0])
     for make in (_hyper_prior, _independent_prior):
         for sizes in ((), (4, 0)):
             with pytest.raises(ValueError, match="output_sizes"):

@@ -10,13 +10,12 @@ from tests.networks.anchors import (
     X,
     assert_matches_golden_case,
     assert_output_starts,
-    init,
     key,
     output,
     shapes,
 )
 from tests.networks.cost import flops, flops_at_indices, mlp_flops
-from tests.networks.fast import compiled
+from tests.networks.fast import compiled, random_params
 
 
 @pytest.mark.parametrize(
@@ -102,9 +101,9 @@ def _slow_forward(params, inputs, index, num_hidden):
 @pytest.mark.parametrize("sizes", [[2], [4, 2], [4, 5, 2]])
 def test_forward_concatenates_the_index_to_every_hidden_layer(sizes):
     enn = index_mlp.IndexMLPEnn(sizes, 3, 6)
-    inputs = jax.random.normal(key(1), (5, 2, 3))
+    inputs = np.random.default_rng(1).normal(size=(5, 2, 3)).astype(np.float32)
     index = enn.indexer(key(2))
-    params, state = init(enn, inputs, index)
+    params, state = random_params(enn, inputs)
     out, _ = compiled(enn.apply)(params, state, inputs, index)
     train, log_var = _slow_forward(
         params, np.reshape(inputs, (5, 6)), index, len(sizes) - 1
@@ -145,7 +144,7 @@ def test_what_depends_on_the_inputs_alone_runs_once():
 
     shared += mlp_flops(BATCH, FEATURES, 16, 16)
     per_index += mlp_flops(BATCH, 32, 16, 2)
-    params, state = init(enn, inputs)
+    params, state = random_params(enn, inputs)
     apply = jax.vmap(enn.apply, in_axes=(None, None, None, 0))
     cost = flops(apply, params, state, inputs, jnp.ones((INDICES, DIM)))
     assert cost <= 1.1 * (shared + INDICES * per_index)

@@ -8,16 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enn.networks import members
-from tests.networks.anchors import key
 from tests.networks.cost import flops
 from tests.networks.fast import compiled
 
 NUM_MEMBERS = 3
-STACKED = {
-    "w": jax.random.normal(key(0), (NUM_MEMBERS, 4, 2)),
-    "b": jax.random.normal(key(1), (NUM_MEMBERS, 1, 2)),
-}
-X = jax.random.normal(key(2), (5, 4))
+
+
+def _normal(*shape):
+    draws = np.random.default_rng(sum(shape)).normal(size=shape)
+    return jnp.asarray(draws, jnp.float32)
+
+
+STACKED = {"w": _normal(NUM_MEMBERS, 4, 2), "b": _normal(NUM_MEMBERS, 1, 2)}
+X = _normal(5, 4)
 INDICES = jnp.array([2, 0, 1, 1, 2, 0])
 FNS = tuple(functools.partial(lambda k, x: (k + 1) * x, k) for k in range(3))
 
@@ -56,6 +59,7 @@ def _expected_choices(indices, inputs=X):
 
 
 _OVER_INDICES = jax.jit(jax.vmap(_apply, in_axes=(None, None, 0)))
+_CHOICES = jax.jit(jax.vmap(_choose, in_axes=(None, 0)))
 
 
 def _close(actual, expected):
@@ -77,7 +81,7 @@ def test_members_may_be_stacked_on_any_axis(axis):
     apply = functools.partial(
         members.apply_member, _linear, num_members=NUM_MEMBERS, axis=axis
     )
-    _close(apply(moved, X, 1), _member(1))
+    _close(compiled(apply)(moved, X, 1), _member(1))
     over_indices = jax.vmap(lambda z: apply(moved, X, z))
     _close(compiled(over_indices)(INDICES), _expected(INDICES))
 
@@ -85,9 +89,9 @@ def test_members_may_be_stacked_on_any_axis(axis):
 @pytest.mark.parametrize("num_indices", [1, 2, 3, 6])
 def test_vmap_over_indices_is_one_at_a_time(num_indices):
     indices = INDICES[:num_indices]
-    out = jax.vmap(_apply, in_axes=(None, None, 0))(STACKED, X, indices)
+    out = _OVER_INDICES(STACKED, X, indices)
     _close(out, _expected(indices))
-    out = jax.vmap(_choose, in_axes=(None, 0))(X, indices)
+    out = _CHOICES(X, indices)
     _close(out, _expected_choices(indices))
 
 
@@ -118,7 +122,7 @@ def test_nested_vmaps_over_indices():
 
 @pytest.mark.parametrize("outer", [(0, None), (None, 0), (0, 0)])
 def test_nested_vmaps_over_inputs_and_indices(outer):
-    xs = jax.random.normal(key(4), (2, 5, 4))
+    xs = _normal(2, 5, 4)
     indices = jnp.array([[2, 0, 1, 1], [0, 0, 2, 1]])
     over_x, over_z = outer
     inner = jax.vmap(functools.partial(_apply, STACKED), in_axes=(None, 0))
@@ -132,7 +136,7 @@ def test_nested_vmaps_over_inputs_and_indices(outer):
 
 
 def test_inputs_and_indices_mapped_together():
-    xs = jax.random.normal(key(4), (6, 5, 4))
+    xs = _normal(6, 5, 4)
     out = compiled(jax.vmap(functools.partial(_apply, STACKED)))(xs, INDICES)
     expected = [_member(z, x) for x, z in zip(xs, INDICES, strict=True)]
     _close(out, np.stack(expected))
@@ -166,7 +170,7 @@ def test_scan_over_indices():
 @pytest.mark.parametrize("jit_inside", [False, True])
 def test_gradients_reach_the_selected_members_only(num_indices, jit_inside):
     indices = INDICES[:num_indices]
-    weights = jax.random.normal(key(5), (num_indices, 5, 2))
+    weights = _normal(num_indices, 5, 2)
     apply = jax.jit(_apply) if jit_inside else _apply
 
     def total(stacked, inputs):

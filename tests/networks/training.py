@@ -8,6 +8,7 @@ import optax
 from enn import base, losses, supervised
 from enn.datasets import ArrayBatch
 from enn.loggers import MemoryLogger
+from tests.networks.fast import compiled_init
 
 _DRAW = np.random.default_rng(0)
 X = _DRAW.normal(size=(16, 3)).astype(np.float32)
@@ -20,7 +21,7 @@ def train(
     """Returns the experiment after training on `(X, Y)`, and its losses."""
     logger = MemoryLogger()
     experiment = supervised.Experiment(
-        enn,
+        compiled_init(enn),
         losses.average_single_index_loss(losses.XentLoss(2), 4),
         optax.adam(2e-2),
         iter([ArrayBatch(x=X, y=Y)] * num_steps),

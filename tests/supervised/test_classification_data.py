@@ -6,6 +6,7 @@ import pytest
 
 from enn import datasets, loggers, losses, networks, supervised
 from enn.supervised import classification_data
+from tests.networks.fast import compiled_init
 from tests.supervised import stub_experiment
 
 
@@ -52,7 +53,7 @@ def test_training_gives_the_losses_of_the_notebook():
     loss_fn = losses.average_single_index_loss(losses.XentLoss(2), 10)
     logger = loggers.MemoryLogger()
     experiment = supervised.Experiment(
-        enn, loss_fn, optax.adam(1e-3), dataset, seed=0, logger=logger
+        compiled_init(enn), loss_fn, optax.adam(1e-3), dataset, seed=0, logger=logger
     )
     experiment.train(10)
     np.testing.assert_allclose(

@@ -11,6 +11,9 @@ import pytest
 from enn import losses, metrics, networks, supervised, utils
 from enn.datasets import ArrayBatch
 from enn.loggers import MemoryLogger
+from tests.networks.fast import compiled_init
+
+ENN = compiled_init(networks.MLPEnsembleMatchedPrior([4, 2], num_ensemble=3))
 
 
 def make_data(labels: Any = None, num_data: int = 8) -> ArrayBatch:
@@ -26,7 +29,7 @@ def make_experiment(
     **kwargs: Any,
 ) -> Any:
     return supervised.Experiment(
-        enn or networks.MLPEnsembleMatchedPrior([4, 2], num_ensemble=3),
+        enn or ENN,
         kwargs.pop("loss_fn", losses.average_single_index_loss(losses.XentLoss(2))),
         optax.adam(1e-2),
         utils.make_batch_iterator(data or make_data(), batch_size),

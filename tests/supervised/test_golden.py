@@ -14,6 +14,7 @@ from enn.datasets import ArrayBatch
 from enn.loggers import MemoryLogger
 from enn.supervised import regression_data
 from tests import golden
+from tests.networks.fast import compiled_init
 
 
 def make_batch(kind: str) -> ArrayBatch:
@@ -43,7 +44,7 @@ def make_ensemble() -> Any:
 def test_training(name: str, make_enn: Any, single_loss: Any, kind: str) -> None:
     logger, batch = MemoryLogger(), make_batch(kind)
     experiment = supervised.Experiment(
-        make_enn(),
+        compiled_init(make_enn()),
         losses.average_single_index_loss(single_loss, 3),
         optax.adam(1e-2),
         itertools.repeat(batch),
@@ -75,7 +76,11 @@ def test_training_on_several_losses() -> None:
         name="prior",
     )
     experiment = supervised.MultilossExperiment(
-        make_ensemble(), [main, prior], optax.adam(1e-2), seed=5, logger=logger
+        compiled_init(make_ensemble()),
+        [main, prior],
+        optax.adam(1e-2),
+        seed=5,
+        logger=logger,
     )
     experiment.train(9)
     golden.assert_matches(
@@ -103,7 +108,7 @@ def test_evaluation_draws_from_the_keys_of_training(
         evaluation["eval_datasets"] = {"train": regression_data.make_dataset()}
         evaluation["eval_metrics"] = {"first": lambda logits, labels: logits[0, 0, 0]}
     experiment = supervised.Experiment(
-        networks.MLPEnsembleMatchedPrior([4, 1], num_ensemble=3),
+        compiled_init(networks.MLPEnsembleMatchedPrior([4, 1], num_ensemble=3)),
         losses.average_single_index_loss(losses.L2Loss(), 2),
         optax.adam(1e-3),
         regression_data.make_dataset(),
@@ -124,8 +129,9 @@ def test_evaluation_passes_logits_of_all_samples_to_the_metrics() -> None:
         return metrics.make_accuracy_calculator()(logits, labels)
 
     make_test = supervised.make_test_experiment(regression=False)
+    sizes = [4, make_test.num_outputs]
     experiment = supervised.Experiment(
-        networks.MLPEnsembleMatchedPrior([4, make_test.num_outputs], num_ensemble=3),
+        compiled_init(networks.MLPEnsembleMatchedPrior(sizes, num_ensemble=3)),
         losses.average_single_index_loss(losses.XentLoss(2)),
         optax.adam(1e-3),
         itertools.repeat(ArrayBatch(x=make_test.dummy_input, y=np.zeros((20, 1), int))),

@@ -1,5 +1,6 @@
 """Training several losses in turn against the same written one update at a time."""
 
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -13,10 +14,12 @@ import pytest
 from enn import losses, networks, supervised, utils
 from enn.datasets import ArrayBatch
 from enn.loggers import MemoryLogger
+from tests.networks.fast import compiled_init
 
 
+@functools.cache
 def make_enn() -> Any:
-    return networks.MLPEnsembleMatchedPrior([4, 2], num_ensemble=3)
+    return compiled_init(networks.MLPEnsembleMatchedPrior([4, 2], num_ensemble=3))
 
 
 def make_dataset(seed: int, batch_size: int = 4) -> Iterator[ArrayBatch]:
@@ -27,6 +30,7 @@ def make_dataset(seed: int, batch_size: int = 4) -> Iterator[ArrayBatch]:
 
 FIRST = losses.average_single_index_loss(losses.XentLoss(2), 2)
 SECOND = losses.average_single_index_loss(losses.XentLoss(2), 3)
+OPTIMIZER = optax.adamw(1e-2)
 
 
 def make_experiment(
@@ -43,26 +47,27 @@ def make_experiment(
     )
 
 
+@functools.cache
+def update_with(loss_fn: Any) -> Any:
+    @jax.jit
+    def run(params: Any, opt_state: Any, batch: Any, key: Any) -> Any:
+        loss, grads = jax.value_and_grad(
+            lambda p: loss_fn(make_enn(), p, {}, batch, key)[0]
+        )(params)
+        updates, opt_state = OPTIMIZER.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, loss
+
+    return run
+
+
 def one_at_a_time(num_steps: int, should_train: Any) -> tuple[Any, list[Any]]:
-    optimizer, rng, enn = optax.adamw(1e-2), hk.PRNGSequence(0), make_enn()
+    rng, enn = hk.PRNGSequence(0), make_enn()
     datasets = [make_dataset(0), make_dataset(1, 3)]
     init_x = next(datasets[0]).x
     index = enn.indexer(next(rng))
-    params, state = enn.init(next(rng), init_x, index)
-    opt_state, rows = optimizer.init(params), []
-
-    def update(loss_fn: Any) -> Any:
-        @jax.jit
-        def run(params: Any, opt_state: Any, batch: Any, key: Any) -> Any:
-            loss, grads = jax.value_and_grad(
-                lambda p: loss_fn(enn, p, state, batch, key)[0]
-            )(params)
-            updates, opt_state = optimizer.update(grads, opt_state, params)
-            return optax.apply_updates(params, updates), opt_state, loss
-
-        return run
-
-    updates = [update(FIRST), update(SECOND)]
+    params, _ = enn.init(next(rng), init_x, index)
+    opt_state, rows = OPTIMIZER.init(params), []
+    updates = [update_with(FIRST), update_with(SECOND)]
     for step in range(1, num_steps + 1):
         for t, name in enumerate(("first", "second")):
             if t == 0 or should_train(step):
@@ -135,7 +140,8 @@ def test_exposes_the_trainers_and_the_first_ones_data_and_loss() -> None:
     assert not experiment.pure_trainers[1].should_train(3)
     batch, key = next(first), jax.random.key(1)
     params, network_state, _ = experiment.state
-    expected, _ = FIRST(experiment.enn, params, network_state, batch, key)
+    loss_fn = jax.jit(functools.partial(FIRST, experiment.enn))
+    expected, _ = loss_fn(params, network_state, batch, key)
     np.testing.assert_allclose(experiment.loss(batch, key), expected, rtol=1e-6)
     assert isinstance(experiment.state, supervised.TrainingState)
 

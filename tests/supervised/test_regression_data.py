@@ -8,6 +8,7 @@ import pytest
 
 from enn import data_noise, loggers, losses, networks, supervised
 from enn.supervised import regression_data
+from tests.networks.fast import compiled_init
 from tests.supervised import stub_experiment
 
 
@@ -43,7 +44,7 @@ def test_training_gives_the_losses_of_the_notebook():
     )
     logger = loggers.MemoryLogger()
     experiment = supervised.Experiment(
-        enn, loss_fn, optax.adam(1e-3), dataset, seed=0, logger=logger
+        compiled_init(enn), loss_fn, optax.adam(1e-3), dataset, seed=0, logger=logger
     )
     experiment.train(10)
     np.testing.assert_allclose(

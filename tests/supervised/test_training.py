@@ -1,5 +1,6 @@
 """The fused loop against the same training written one step at a time."""
 
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -15,12 +16,14 @@ from enn import losses, metrics, networks, supervised, utils
 from enn.datasets import ArrayBatch
 from enn.loggers import MemoryLogger
 from enn.supervised import chunks
+from tests.networks.fast import compiled_init
 
 NUM_STEPS = 50
 
 
+@functools.cache
 def make_enn() -> Any:
-    return networks.MLPEnsembleMatchedPrior([4, 2], num_ensemble=3)
+    return compiled_init(networks.MLPEnsembleMatchedPrior([4, 2], num_ensemble=3))
 
 
 def make_data(num_data: int = 12, seed: int = 0) -> ArrayBatch:
@@ -31,6 +34,7 @@ def make_data(num_data: int = 12, seed: int = 0) -> ArrayBatch:
 
 
 LOSS = losses.average_single_index_loss(losses.XentLoss(2), 2)
+OPTIMIZER = optax.adam(1e-2)
 
 
 class Counted:
@@ -48,30 +52,16 @@ class Counted:
         return batch
 
 
-def one_step_at_a_time(
-    enn: Any,
-    batches: Iterator[ArrayBatch],
-    num_steps: int,
-    train_log_freq: int | None = 1,
-    eval_dataset: Iterator[ArrayBatch] | None = None,
-    eval_log_freq: int | None = 1,
-    loss_fn: Any = LOSS,
-) -> tuple[Any, list[dict[str, Any]]]:
-    """The specification of training, as plainly as it can be written."""
-    optimizer = optax.adam(1e-2)
-    rng = hk.PRNGSequence(0)
-    init_x = next(batches).x
-    index = enn.indexer(next(rng))
-    params, state = enn.init(next(rng), init_x, index)
-    opt_state = optimizer.init(params)
-    rows: list[dict[str, Any]] = []
+@functools.cache
+def step_functions(enn: Any) -> tuple[Any, Any]:
+    """One update, and the predictions of four samples."""
 
     @jax.jit
     def update(params: Any, state: Any, opt_state: Any, batch: Any, key: Any) -> Any:
         (loss, (state, _)), grads = jax.value_and_grad(
-            lambda p: loss_fn(enn, p, state, batch, key), has_aux=True
+            lambda p: LOSS(enn, p, state, batch, key), has_aux=True
         )(params)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
+        updates, opt_state = OPTIMIZER.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), state, opt_state, loss
 
     @jax.jit
@@ -80,6 +70,25 @@ def one_step_at_a_time(
         outs = [enn.apply(params, state, x, z)[0] for z in indices]
         return jnp.stack([networks.parse_net_output(out) for out in outs])
 
+    return update, forward
+
+
+def one_step_at_a_time(
+    enn: Any,
+    batches: Iterator[ArrayBatch],
+    num_steps: int,
+    train_log_freq: int | None = 1,
+    eval_dataset: Iterator[ArrayBatch] | None = None,
+    eval_log_freq: int | None = 1,
+) -> tuple[Any, list[dict[str, Any]]]:
+    """The specification of training, as plainly as it can be written."""
+    rng = hk.PRNGSequence(0)
+    init_x = next(batches).x
+    index = enn.indexer(next(rng))
+    params, state = enn.init(next(rng), init_x, index)
+    opt_state = OPTIMIZER.init(params)
+    rows: list[dict[str, Any]] = []
+    update, forward = step_functions(enn)
     for step in range(1, num_steps + 1):
         batch = next(batches)
         params, state, opt_state, loss = update(
@@ -121,9 +130,15 @@ def make_experiment(dataset: Any, **kwargs: Any) -> tuple[Any, MemoryLogger]:
     return experiment, logger
 
 
-@pytest.mark.parametrize("train_log_freq", [1, 3, 0])
-@pytest.mark.parametrize("eval_log_freq", [1, 7, 20, None])
-@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize(
+    ("train_log_freq", "eval_log_freq", "in_memory"),
+    # Every pair of values of two of them.
+    [
+        (train, evaluate, (i + j) % 2 == 0)
+        for i, train in enumerate([1, 3, 0])
+        for j, evaluate in enumerate([1, 7, 20, None])
+    ],
+)
 def test_fused_training_equals_one_step_at_a_time(
     train_log_freq: int, eval_log_freq: int | None, in_memory: bool
 ) -> None:
@@ -291,7 +306,7 @@ def test_predict_uses_the_index_of_the_key() -> None:
     )
     key, x = jax.random.key(5), make_data(4).x
     params, network_state, _ = experiment.state
-    expected, _ = enn.apply(params, network_state, x, enn.indexer(key))
+    expected, _ = jax.jit(enn.apply)(params, network_state, x, enn.indexer(key))
     out = experiment.predict(x, key)
     np.testing.assert_allclose(out.train, expected.train, rtol=1e-6)
     np.testing.assert_allclose(out.prior, expected.prior, rtol=1e-6)
@@ -303,7 +318,8 @@ def test_loss_is_the_loss_at_the_current_state() -> None:
     batch = next(utils.make_batch_iterator(make_data()))
     params, network_state, _ = experiment.state
     key = jax.random.PRNGKey(1)
-    expected, _ = LOSS(experiment.enn, params, network_state, batch, key)
+    loss_fn = jax.jit(functools.partial(LOSS, experiment.enn))
+    expected, _ = loss_fn(params, network_state, batch, key)
     np.testing.assert_allclose(experiment.loss(batch, key), expected, rtol=1e-6)
 
 

@@ -32,6 +32,14 @@ def _compiled(is_training=False, **changes):
     return jax.jit(_enn(is_training, **changes).apply)
 
 
+def _init_and_apply(enn):
+    def run(init_key, inputs, init_index, index):
+        params, state = enn.init(init_key, inputs, init_index)
+        return params, state, *enn.apply(params, state, inputs, index)
+
+    return jax.jit(run)
+
+
 def _output(inputs=INPUTS, index=0, params=None, is_training=False, **changes):
     params = _params(is_training) if params is None else params
     return _compiled(is_training, **changes)(params, {}, inputs, key(index))[0]
@@ -53,8 +61,7 @@ def test_golden_values():
     ids = jax.random.randint(key(1), (3, 10), 0, 50)
     mask = jnp.ones_like(ids).at[1, 6:].set(0)
     inputs = BertInput(ids, jnp.zeros_like(ids), mask)
-    params, state = jax.jit(enn.init)(key(0), inputs, key(2))
-    out, _ = jax.jit(enn.apply)(params, state, inputs, key(2))
+    params, _, out, _ = _init_and_apply(enn)(key(0), inputs, key(2), key(2))
     report = {
         "params": params,
         "train": out.train,
@@ -71,9 +78,9 @@ def test_golden_values():
 @pytest.mark.parametrize("key_fn", [jax.random.PRNGKey, jax.random.key])
 def test_anchors(is_training, expected, key_fn):
     enn = _enn(is_training)
-    params, state = jax.jit(enn.init)(key_fn(0), INPUTS, key_fn(5))
     index = enn.indexer(key_fn(3))
-    out, new_state = jax.jit(enn.apply)(params, state, INPUTS, index)
+    run = _init_and_apply(enn)
+    _, state, out, new_state = run(key_fn(0), INPUTS, key_fn(5), index)
     assert_output_starts(out, expected, [0, 0])
     assert state == new_state == {}
 

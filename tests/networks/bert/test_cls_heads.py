@@ -16,23 +16,26 @@ from tests import golden
 from tests.networks.anchors import X, assert_output_starts, key, output
 from tests.networks.bert.tiny import INPUTS, config
 from tests.networks.cost import flops_at_indices
+from tests.networks.fast import compiled, random_params
 
 EPINET = AgentConfig(hiddens=(5,), index_dim=2)
 
 
 def test_golden_values():
-    report = {}
-    for agent in ("epinet", "ensemble", "dropout"):
-        head = make_head_enn(agent, 3)
-        index = head.indexer(key(1))
-        params, state = jax.jit(head.init)(key(0), golden.X5, index)
-        out, _ = jax.jit(head.apply)(params, state, golden.X5, index)
-        report[agent] = {"params": params, "out": golden.output(out)}
-    baseline = make_baseline_head_enn(3, is_training=True)
-    params, state = baseline.init(key(0), golden.X5, key(1))
-    out, _ = baseline.apply(params, state, golden.X5, key(1))
-    report["baseline"] = {"params": params, "out": golden.output(out)}
-    golden.assert_matches("bert_heads", report)
+    heads = {name: make_head_enn(name, 3) for name in ("epinet", "ensemble", "dropout")}
+    heads["baseline"] = make_baseline_head_enn(3, is_training=True)
+
+    @compiled
+    def report(init_key, index_key, x):
+        reports = {}
+        for name, head in heads.items():
+            index = head.indexer(index_key)
+            params, state = head.init(init_key, x, index)
+            out, _ = head.apply(params, state, x, index)
+            reports[name] = {"params": params, "out": golden.output(out)}
+        return reports
+
+    golden.assert_matches("bert_heads", report(key(0), key(1), golden.X5))
 
 
 def test_anchors():
@@ -82,9 +85,13 @@ def test_output_layer(use_extra_projection, expected, is_training):
         return layer(inputs, is_training)
 
     transformed = hk.transform(forward)
-    params = transformed.init(key(0), X)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: rng.normal(size=leaf.shape).astype(np.float32),
+        jax.eval_shape(transformed.init, key(0), X),
+    )
     assert jax.tree.map(jnp.shape, params) == expected
-    outs = [transformed.apply(params, key(seed), X) for seed in (1, 2)]
+    outs = [compiled(transformed.apply)(params, key(seed), X) for seed in (1, 2)]
     assert outs[0].shape == (2, 4)
     assert np.array_equal(*outs) == (not is_training)
     if not is_training:
@@ -120,7 +127,7 @@ def test_settings_reach_the_heads(agent):
     settings = AgentConfig([5], num_ensemble=4, dropout_rate=0.9, index_dim=2)
     head = make_head_enn(agent, 3, settings)
     index = head.indexer(key(1))
-    params, state = jax.jit(head.init)(key(0), X, index)
+    params, state = random_params(head, X)
     out, _ = jax.jit(head.apply)(params, state, X, index)
     assert np.isfinite(jax.tree.leaves(out)[0]).all()
     shapes = jax.tree.map(jnp.shape, params)

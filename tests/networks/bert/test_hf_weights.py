@@ -12,6 +12,7 @@ from enn.networks.bert.hf_weights import load_hf_bert
 from enn.networks.combiners import combine_naive_enn
 from tests.networks.anchors import key
 from tests.networks.bert.tiny import INPUTS, config
+from tests.networks.fast import random_params
 
 save_file = pytest.importorskip("safetensors.numpy").save_file
 
@@ -212,11 +213,11 @@ def test_loaded_parameters_take_their_place_under_a_head(loaded):
     bert_enn = make_bert_enn(settings, is_training=False)
     head = make_head_enn("dropout", 2, AgentConfig((5,)))
     enn = combine_naive_enn(head, bert_enn)
-    params, _ = jax.jit(enn.init)(key(0), INPUTS, key(1))
+    params, _ = random_params(enn, INPUTS)
     params = {**params, **bert_params}
     out, _ = jax.jit(enn.apply)(params, state, INPUTS, key(2))
     features, _ = jax.jit(bert_enn.apply)(bert_params, state, INPUTS, key(2))
-    expected, _ = head.apply(params, state, features.preds, key(2))
+    expected, _ = jax.jit(head.apply)(params, state, features.preds, key(2))
     np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -227,7 +228,7 @@ def test_without_masked_lm_head_the_head_is_not_computed(tmp_path, loaded):
         for leaf in params[f"BERT/{name}"].values():
             np.testing.assert_array_equal(leaf, 0)
     outs = [
-        make_bert_enn(c, is_training=False).apply(p, {}, INPUTS, key(0))[0]
+        jax.jit(make_bert_enn(c, is_training=False).apply)(p, {}, INPUTS, key(0))[0]
         for c, p in ((settings, params), loaded[:2])
     ]
     assert "logits" not in outs[0].extra

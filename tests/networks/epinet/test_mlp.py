@@ -17,7 +17,7 @@ from tests.networks.anchors import (
     shapes,
 )
 from tests.networks.cost import flops_at_indices, mlp_flops
-from tests.networks.fast import compiled
+from tests.networks.fast import compiled, random_params
 
 INDEX = np.array([1.0, -2.0, 0.5], np.float32)
 SHAPES = {
@@ -83,7 +83,7 @@ def test_parameter_tree():
 def test_predictions_are_the_base_and_two_projected_mlps(prior_scale):
     enn = make_mlp_epinet([4, 2], [5], 3, prior_scale=prior_scale)
     assert enn.indexer == networks.GaussianIndexer(3)
-    params, _ = init(enn)
+    params, _ = random_params(enn, X)
 
     def parts(x, z):
         base_out = networks.ExposedMLP([4, 2], name="base_mlp")(x)
@@ -105,7 +105,7 @@ def test_predictions_are_the_base_and_two_projected_mlps(prior_scale):
 
 
 def test_the_mean_index_gives_the_base_network():
-    params, _ = init(EPINET)
+    params, _ = random_params(EPINET, X)
     base_mlp = hk.transform(lambda x: networks.ExposedMLP([4, 2], name="base_mlp")(x))
     out = compiled(EPINET.apply)(params, {}, X, np.zeros(3, np.float32))[0]
     expected = compiled(base_mlp.apply)(params, None, X).train
@@ -123,17 +123,14 @@ def test_the_mean_index_gives_the_base_network():
 )
 def test_the_gradient_of_the_epinet_reaches_the_base_on_request(kwargs, reaches_base):
     enn = make_mlp_epinet([4, 2], [5], 3, expose_layers=[True, False], **kwargs)
-    params, _ = init(enn)
+    params, _ = random_params(enn, X)
 
-    def total(params):
-        return jnp.sum(enn.apply(params, {}, X, INDEX)[0].preds)
+    def total(params, index):
+        return jnp.sum(enn.apply(params, {}, X, index)[0].preds)
 
-    def base_total(params):
-        return jnp.sum(enn.apply(params, {}, X, 0 * INDEX)[0].preds)
-
+    grad = compiled(jax.grad(total))
     grads, base_grads = (
-        compiled(jax.grad(fn))(params)["base_mlp/~/linear_0"]["w"]
-        for fn in (total, base_total)
+        grad(params, index)["base_mlp/~/linear_0"]["w"] for index in (INDEX, 0 * INDEX)
     )
     assert np.allclose(grads, base_grads, atol=1e-6) != reaches_base
 
@@ -178,8 +175,8 @@ def test_w_init_is_the_initialiser_of_all_weights():
 
 
 def test_inputs_of_any_rank_are_flattened():
-    images = jax.random.normal(key(1), (2, 3, 2, 1))
-    params, _ = init(EPINET, images)
+    images = np.random.default_rng(1).normal(size=(2, 3, 2, 1)).astype(np.float32)
+    params, _ = random_params(EPINET, images)
     assert params["base_mlp/~/linear_0"]["w"].shape == (6, 4)
     apply = compiled(EPINET.apply)
     out = apply(params, {}, images, INDEX)[0]
@@ -220,7 +217,7 @@ def test_indices_of_another_shape_are_refused(index):
 
 
 def test_inputs_of_another_size_are_refused():
-    params, _ = init(EPINET)
+    params, _ = random_params(EPINET, X)
     with pytest.raises(ValueError, match="retrieved shape"):
         EPINET.apply(params, {}, jnp.ones((2, 4)), INDEX)
     for shape in [(3,), ()]:
