@@ -30,7 +30,9 @@ def _cifar_prior() -> Any:
 
 def test_cifar_prior_gives_the_golden_numbers() -> None:
     images, index = golden.normal(2, 32, 32, 3), golden.normal(2, seed=8)
-    golden.assert_matches("epinet_conv_priors", {"cifar": _cifar_prior()(images, index)})
+    golden.assert_matches(
+        "epinet_conv_priors", {"cifar": _cifar_prior()(images, index)}
+    )
 
 
 def test_cifar_prior_of_the_specification() -> None:
