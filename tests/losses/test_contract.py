@@ -107,7 +107,7 @@ def test_averages_differentiates_and_keeps_float32(
         def loss_of(params):
             return loss_fn(enn, params, state, batch, key)
 
-        return jax.value_and_grad(loss_of, has_aux=True)(params)
+        return jax.jit(jax.value_and_grad(loss_of, has_aux=True))(params)
 
     (loss, (new_state, metrics)), grad = step(params, batch, jax.random.PRNGKey(2))
 

@@ -28,7 +28,7 @@ def test_variance_kl_equals_its_integral():
 
 def test_variance_kl_of_zero_variance_is_finite_with_a_finite_gradient():
     # It was infinite, as for a single index sample.
-    value, grad = jax.value_and_grad(prior_losses.variance_kl)(0.0, 0.5)
+    value, grad = jax.jit(jax.value_and_grad(prior_losses.variance_kl))(0.0, 0.5)
     np.testing.assert_allclose(value, 0.5 * (0.5 - np.log(TINY) - 1), rtol=1e-6)
     assert grad == 0
 
@@ -59,7 +59,7 @@ def test_distilled_probabilities_are_compared_by_divergence():
 def test_vanishing_probabilities_are_distilled_to_a_finite_value():
     # A mean probability that underflows to 0 gave NaN.
     outs = jnp.broadcast_to(jnp.array([0.0, -300.0]), [5, 4, 2])
-    value, grad = jax.value_and_grad(prior_losses.distill_mean_classification)(
+    value, grad = jax.jit(jax.value_and_grad(prior_losses.distill_mean_classification))(
         outs, jnp.zeros([4, 2])
     )
     np.testing.assert_allclose(value, np.log(2), rtol=1e-6)

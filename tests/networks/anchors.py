@@ -14,6 +14,7 @@ from enn import base
 from enn.networks.base import OutputWithPrior
 from enn.networks.outputs import parse_net_output
 from tests import golden
+from tests.networks import cost
 from tests.networks.fast import compiled
 
 X = jnp.array([[0, 0.2, 0.4], [0.6, 0.8, 1.0]])
@@ -39,7 +40,7 @@ def init(
 
 def shapes(enn: base.EpistemicNetwork, inputs: Any = X) -> Any:
     """Returns the shapes of the parameters, once it is clear that there is no state."""
-    params, state = jax.eval_shape(enn.init, key(0), inputs, enn.indexer(key(3)))
+    params, state = cost.abstract_variables(enn, inputs)
     assert not state
     return jax.tree.map(lambda leaf: leaf.shape, params)
 

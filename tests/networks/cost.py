@@ -17,13 +17,25 @@ def flops(fn: Callable[..., Any], *args: Any) -> float:
     return jax.jit(fn).lower(*args).compile(options).cost_analysis()["flops"]
 
 
+def abstract_variables(enn: base.EpistemicNetwork, inputs: Any) -> tuple[Any, Any]:
+    """Returns the shapes and dtypes of parameters and state."""
+
+    def init(key: jax.Array, inputs: Any) -> tuple[Any, Any]:
+        return enn.init(key, inputs, enn.indexer(key))
+
+    return jax.eval_shape(init, jax.random.PRNGKey(0), inputs)
+
+
 def flops_at_indices(
     enn: base.EpistemicNetwork, inputs: Any, num_indices: int = 100
 ) -> float:
     """Returns the operations of one batch's predictions at `num_indices` indices."""
-    key = jax.random.PRNGKey(0)
-    params, state = jax.eval_shape(enn.init, key, inputs, enn.indexer(key))
-    indices = jax.vmap(enn.indexer)(jax.random.split(key, num_indices))
+    params, state = abstract_variables(enn, inputs)
+
+    def draw(key: jax.Array) -> base.Index:
+        return jax.vmap(enn.indexer)(jax.random.split(key, num_indices))
+
+    indices = jax.eval_shape(draw, jax.random.PRNGKey(0))
 
     def predict(params: Any, state: Any, inputs: Any, index: base.Index) -> jax.Array:
         return parse_net_output(enn.apply(params, state, inputs, index)[0])

@@ -66,7 +66,7 @@ def assert_gives_golden(
 
 def shapes(enn: base.EpistemicNetwork, inputs: Any) -> tuple[Any, Any]:
     """Returns parameters and state as nested dicts of shapes."""
-    return jax.tree.map(lambda leaf: leaf.shape, _abstract(enn, inputs))
+    return jax.tree.map(lambda leaf: leaf.shape, cost.abstract_variables(enn, inputs))
 
 
 def random_params(
@@ -76,7 +76,7 @@ def random_params(
 
     Parameters are uniform in [-0.5, 0.5], state is zero.
     """
-    params, state = _abstract(enn, inputs)
+    params, state = cost.abstract_variables(enn, inputs)
     rng = np.random.default_rng(seed)
     params = jax.tree.map(
         lambda leaf: rng.uniform(-0.5, 0.5, leaf.shape).astype(leaf.dtype), params
@@ -91,7 +91,7 @@ def flops_at_indices(
 
     Only compiles: neither parameters nor predictions are computed.
     """
-    params, state = _abstract(enn, inputs)
+    params, state = cost.abstract_variables(enn, inputs)
     index = enn.indexer(jax.random.PRNGKey(0))
 
     def predict(params: Any, state: Any, inputs: Any, index: Any) -> jax.Array:
@@ -102,8 +102,3 @@ def flops_at_indices(
     indices = jax.tree.map(lambda z: np.stack([z] * num_indices), index)
     predict_all = jax.vmap(predict, in_axes=(None, None, None, 0))
     return cost.flops(predict_all, params, state, inputs, indices)
-
-
-def _abstract(enn: base.EpistemicNetwork, inputs: Any) -> tuple[Any, Any]:
-    key = jax.random.PRNGKey(0)
-    return jax.eval_shape(enn.init, key, inputs, enn.indexer(key))
