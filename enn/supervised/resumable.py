@@ -59,6 +59,7 @@ class ResumableExperiment(BaseExperiment):
     ) -> None:
         """Becomes what was saved, for training to go on with the same numbers.
 
+        They are the same to the last bit on devices and versions of the same kind.
         The experiment must be made as the saved one was: code, seeds and data are not
         saved. On an error it stays as it is. Rows logged between the save and the end
         of the saved run are logged again.
