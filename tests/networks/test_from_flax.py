@@ -67,7 +67,7 @@ def test_is_the_module_with_its_own_variables():
     assert jax.tree.structure({"params": params, **state}) == jax.tree.structure(
         variables
     )
-    out, new_state = compiled(enn.apply)(params, state, X, key(2))
+    out, new_state = enn.apply(params, state, X, key(2))
     expected, updates = Net().apply(
         {"params": params, **state},
         X,
