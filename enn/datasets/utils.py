@@ -105,7 +105,8 @@ def stack(examples: Sequence[Any]) -> Any:
     """Returns the examples, pytrees of one structure, stacked; of none, None."""
     if not examples:
         return None
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
+    # Stacked views keep their strides, but only C order passes through shared memory.
+    return jax.tree.map(lambda *xs: np.ascontiguousarray(np.stack(xs)), *examples)
 
 
 def _split_axis(batch: Any, num_parts: int) -> Any:

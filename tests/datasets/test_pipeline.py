@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from enn import datasets
-from enn.datasets import pipeline, sources
+from enn.datasets import pipeline, sources, utils
 
 
 class Numbers:
@@ -188,6 +188,15 @@ def test_batches_for_many_devices_are_sharded_over_them():
     batch = next(pipeline.BatchStream(examples, 8, 0, batching))
     assert batch.x.shape == (1, 4, 1)
     assert batch.x.sharding.spec == jax.sharding.PartitionSpec("device")
+
+
+def test_batches_of_views_are_in_c_order():
+    # Others would pass from workers through a pipe, which blocks where one closes.
+    rows = [
+        datasets.ArrayBatch(x=np.zeros([3, 2, 4]).swapaxes(0, 1), y=i) for i in (0, 1)
+    ]
+    assert utils.stack(rows).x.flags.c_contiguous
+    assert utils.stack(rows).x.shape == (2, 2, 3, 4)
 
 
 def test_whole_batches_are_finished():
