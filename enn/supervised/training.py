@@ -142,9 +142,11 @@ class TrainingExperiment(ResumableExperiment):
             if sample is not None:
                 self._check_loss(trainer.pure_loss, sample)
 
+        self._max_steps = _max_steps(enn, params, network_state, inputs, index)
         self._train_chunk = _make_train_chunk(
             [trainer.pure_loss for trainer in self._trainers],
             optimizer,
+            self._max_steps,
             self._shardings(),
         )
         self._reader = ChunkReader(
@@ -273,7 +275,7 @@ class TrainingExperiment(ResumableExperiment):
         An interrupt ends it, once no batch is held that was pulled.
         """
         last_step = self.step + num_batches
-        gap = min(num_batches, MAX_STEPS, self._eval_gap(0))
+        gap = min(num_batches, self._max_steps, self._eval_gap(0))
         capacity = 2 ** math.ceil(math.log2(max(gap, 1)))
         started, previous_steps = time.monotonic(), 0
         pace = self._steps_per_dispatch
@@ -297,7 +299,7 @@ class TrainingExperiment(ResumableExperiment):
                     min(
                         max(rate * _SECONDS_PER_DISPATCH, 1),
                         8 * self._steps_per_dispatch,
-                        MAX_STEPS,
+                        self._max_steps,
                     )
                 )
                 if not self._multi_process:
@@ -469,6 +471,7 @@ class _DatasetEnded(StopIteration):
 def _make_train_chunk(
     losses: Sequence[PureLoss],
     optimizer: optax.GradientTransformation,
+    max_steps: int,
     out_shardings: Any,
 ) -> Callable[..., Any]:
     """Returns the compiled function that trains on a chunk."""
@@ -483,7 +486,7 @@ def _make_train_chunk(
         slots: list[Any],
         num_steps: int,
     ) -> tuple[TrainingState, chex.PRNGKey, list[dict[str, chex.Array]], chex.Array]:
-        def step(i: chex.Array, carry: Any) -> Any:
+        def step(i: chex.Array | int, carry: Any) -> Any:
             state, key, metrics = carry
             metrics = list(metrics)
             for t, update in enumerate(updates):
@@ -504,19 +507,34 @@ def _make_train_chunk(
             {} if stacked is None else _metrics_buffer(update, state, stacked, key)
             for update, stacked in zip(updates, batches, strict=True)
         ]
-        state, key, metrics = jax.lax.fori_loop(
-            0, num_steps, step, (state, key, metrics)
-        )
+        carry = (state, key, metrics)
+        if max_steps == 1:
+            carry = step(0, carry)
+        else:
+            carry = jax.lax.fori_loop(0, num_steps, step, carry)
+        state, key, metrics = carry
         return state, key, metrics, nonfinite.all_finite(state.params)
 
     return train_chunk
 
 
+def _max_steps(enn: EnnArray, *args: Any) -> int:
+    """Returns how many steps a dispatch may take.
+
+    XLA runs convolutions inside a loop up to 30 times slower on CPU: there, networks
+    that have them train without a loop, one step a dispatch.
+    """
+    if jax.default_backend() != "cpu":
+        return MAX_STEPS
+    has_convolution = "conv_general_dilated" in str(jax.make_jaxpr(enn.apply)(*args))
+    return 1 if has_convolution else MAX_STEPS
+
+
 def _train_once(
     update: Callable[..., Any],
     batches: Any,
-    slot: chex.Array,
-    step: chex.Array,
+    slot: chex.Array | int,
+    step: chex.Array | int,
     state: TrainingState,
     key: chex.PRNGKey,
     metrics: dict[str, jax.Array],
