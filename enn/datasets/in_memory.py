@@ -10,11 +10,12 @@ import numpy as np
 
 from enn import _checks
 from enn.datasets import base
+from enn.datasets.position import Positioned
 
 _ROWS_PER_BLOCK = 4096
 
 
-class BatchIterator(Iterator[base.ArrayBatch]):
+class BatchIterator(Positioned, Iterator[base.ArrayBatch]):
     """Endless batches of rows drawn without replacement, epoch after epoch.
 
     Each epoch is a fresh permutation of the rows that depends only on the seed, the
@@ -65,27 +66,13 @@ class BatchIterator(Iterator[base.ArrayBatch]):
         rows = self._next_rows(num_batches * self.batch_size)
         return self._gather(rows.reshape(num_batches, self.batch_size))
 
-    def state(self) -> dict[str, int]:
-        """Returns where the iterator stands, for `restore`; holds plain ints."""
-        return {
-            "seed": self._seed,
-            "num_data": self._num_data,
-            "position": self._position,
-        }
-
     def restore(self, state: dict[str, int]) -> None:
         """Goes to the position of `state`, at the cost of one block of epochs.
 
         Raises:
           ValueError: if `state` is of an iterator with another seed or other data.
         """
-        for name in ("seed", "num_data"):
-            if state[name] != self.state()[name]:
-                raise ValueError(
-                    f"state was saved with {name}={state[name]}, but this iterator "
-                    f"has {name}={self.state()[name]}: its order differs."
-                )
-        self._position = state["position"]
+        self._position = self._position_of(state)
 
     def _gather(self, rows: np.ndarray) -> base.ArrayBatch:
         return self._treedef.unflatten([leaf.take(rows, 0) for leaf in self._leaves])

@@ -12,6 +12,7 @@ import numpy as np
 
 from enn import _checks, _extras
 from enn.datasets import base, sources, utils
+from enn.datasets.position import Positioned
 from enn.datasets.rows import LabelSelection
 
 _MAX_GROUP = 16
@@ -45,7 +46,7 @@ class Batching:
         _checks.non_negative_int("prefetch_to_device", self.prefetch_to_device)
 
 
-class BatchStream(Iterator[base.ArrayBatch]):
+class BatchStream(Positioned, Iterator[base.ArrayBatch]):
     """Batches of a grain dataset, endless or one pass over it.
 
     Reports and restores its position as `BatchIterator` does for arrays in memory. An
@@ -99,27 +100,13 @@ class BatchStream(Iterator[base.ArrayBatch]):
             self._skip_log.report()
         return batch
 
-    def state(self) -> dict[str, int]:
-        """Returns where the iterator stands, for `restore`; holds plain ints."""
-        return {
-            "seed": self._seed,
-            "num_data": self._num_data,
-            "position": self._position,
-        }
-
     def restore(self, state: dict[str, int]) -> None:
         """Goes to the position of `state`, whatever the number of workers was.
 
         Raises:
           ValueError: if `state` is of an iterator with another seed or other data.
         """
-        for name in ("seed", "num_data"):
-            if state[name] != self.state()[name]:
-                raise ValueError(
-                    f"state was saved with {name}={state[name]}, but this iterator "
-                    f"has {name}={self.state()[name]}: its order differs."
-                )
-        self._start(state["position"])
+        self._start(self._position_of(state))
 
     def close(self) -> None:
         """Ends reading ahead; the next call of `next` takes it up again."""
