@@ -9,6 +9,7 @@ import numpy as np
 from enn import _checks
 from enn.datasets import base, images, pipeline, sources
 from enn.datasets.image_dataset import SmallImages
+from enn.datasets.splits import SizedSplit
 
 _MEAN = np.array([0.49139968, 0.48215841, 0.44653091], np.float32)
 _STD = np.array([0.24703223, 0.24348513, 0.26158784], np.float32)
@@ -32,16 +33,11 @@ class CifarVariant(enum.Enum):
         return f"cifar{self.value}"
 
 
-class Split(enum.Enum):
+class Split(SizedSplit):
     """Splits by their number of examples."""
 
     TRAIN = 50000
     TEST = 10000
-
-    @property
-    def num_examples(self) -> int:
-        """Number of examples."""
-        return self.value
 
 
 @dataclasses.dataclass

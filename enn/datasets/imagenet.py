@@ -5,7 +5,6 @@ ImageNet is never downloaded unasked: its licence has to be accepted, and it tak
 """
 
 import dataclasses
-import enum
 import functools
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 
 from enn import _checks
 from enn.datasets import base, images, pipeline, sources, utils
+from enn.datasets.splits import SizedSplit
 
 MEAN_RGB = (123.675, 116.28, 103.53)
 STDDEV_RGB = (58.395, 57.12, 57.375)
@@ -32,7 +32,7 @@ _NO_SOURCE = (
 )
 
 
-class Split(enum.Enum):
+class Split(SizedSplit):
     """Splits by their number of examples.
 
     `VALID` is the first 10 000 stored training images, `TRAIN` the others, and `TEST`
@@ -43,11 +43,6 @@ class Split(enum.Enum):
     TRAIN_AND_VALID = 1281167
     VALID = 10000
     TEST = 50000
-
-    @property
-    def num_examples(self) -> int:
-        """Number of examples."""
-        return self.value
 
 
 @dataclasses.dataclass

@@ -1,15 +1,15 @@
 """MNIST: handwritten digits."""
 
 import dataclasses
-import enum
 from typing import Any
 
 from enn import _checks
 from enn.datasets import base, images, pipeline, sources, utils
 from enn.datasets.image_dataset import SmallImages
+from enn.datasets.splits import SizedSplit
 
 
-class Split(enum.Enum):
+class Split(SizedSplit):
     """Splits by their number of examples.
 
     Numbers follow the original `enn`: training reads 60 000 images.
@@ -17,11 +17,6 @@ class Split(enum.Enum):
 
     TRAIN = 50000
     TEST = 10000
-
-    @property
-    def num_examples(self) -> int:
-        """Number of examples."""
-        return self.value
 
 
 @dataclasses.dataclass
