@@ -43,8 +43,8 @@ def save_pretrained(
     Raises:
       ImportError: without safetensors, which the extra `checkpoints` installs.
       ValueError: naming the place, for a leaf that is no array of numbers, or of a
-        type that safetensors lacks, a name
-        that is no string, or a container that is no mapping.
+        type that safetensors lacks, a name that is no string, or a container that is
+        no mapping.
     """
     safetensors = _extras.require("safetensors.numpy", "checkpoints")
     arrays: dict[str, np.ndarray] = {}
