@@ -5,4 +5,4 @@ set -euo pipefail
 cd "$(dirname "$0")"
 . tools/venv.sh
 make_venv .venv-test "test"
-.venv-test/bin/python -m pytest -n 2 --dist loadgroup "$@"
+.venv-test/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder "$@"

@@ -17,6 +17,7 @@ for name, value in SETTINGS.items():
     os.environ.setdefault(name, value)
 
 import jax  # noqa: E402 - it reads its settings now
+import pytest  # noqa: E402
 
 flags = "--xla_cpu_parallel_codegen_split_count=1"
 if jax.__version_info__ < (0, 11):  # Later ones have no other code generator.
@@ -25,3 +26,15 @@ os.environ["XLA_FLAGS"] = f"{flags} {os.environ.get('XLA_FLAGS', '')}"
 
 # Tracing makes many objects and few cycles.
 gc.set_threshold(100_000, 50, 100)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a file run in one process, which compiles what they share once.
+
+    The last files come first: they take longest.
+    """
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+    items.reverse()
