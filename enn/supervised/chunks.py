@@ -11,7 +11,7 @@ import numpy as np
 from enn.datasets.in_memory import BatchIterator
 
 MAX_BYTES = 64 * 2**20
-MAX_STEPS = 256
+MAX_STEPS = 1024
 
 
 @dataclasses.dataclass(frozen=True)

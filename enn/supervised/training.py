@@ -276,7 +276,8 @@ class TrainingExperiment(ResumableExperiment):
         """
         last_step = self.step + num_batches
         gap = min(num_batches, self._max_steps, self._eval_gap(0))
-        capacity = 2 ** math.ceil(math.log2(max(gap, 1)))
+        # Few different ones: each is compiled anew.
+        capacity = 4 ** math.ceil(math.log(max(gap, 1), 4))
         started, previous_steps = time.monotonic(), 0
         pace = self._steps_per_dispatch
         while self.step < last_step:
