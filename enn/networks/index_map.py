@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
@@ -20,7 +21,7 @@ def map_indices(
     """Returns `fn` at every index, outputs stacked on a new leading axis.
 
     As `jax.vmap(fn)(indices)`, but `batch_z` indices at a time. What `fn` computes
-    without its index is computed once: inside `jax.jit`, XLA moves it out of the loop.
+    without its index is computed once, before the loop over them.
 
     Args:
       fn: function of one index.
@@ -36,15 +37,91 @@ def map_indices(
     num_devices = _sharding.num_index_devices()
     per_device = -(-num_indices // num_devices)
     if batch_z is None:
-        first = jax.tree.map(lambda leaf: leaf[0], indices)
-        batch_z = _default_batch_z(fn, first, per_device)
+        batch_z = _default_batch_z(fn, _rows(indices, 0), per_device)
     if _checks.positive_int("batch_z", batch_z) >= per_device:
         return jax.vmap(fn)(_sharding.over_index(indices))
     if num_devices == 1 or num_indices % num_devices:
-        return jax.lax.map(fn, indices, batch_size=batch_z)
+        return _map_blocks(fn, indices, batch_z)
     parts = _sharding.over_index(_reshape(indices, (num_devices, per_device), 1))
-    outputs = jax.vmap(lambda part: jax.lax.map(fn, part, batch_size=batch_z))(parts)
+    outputs = jax.vmap(lambda part: _map_blocks(fn, part, batch_z))(parts)
     return _reshape(outputs, (num_indices,), 2)
+
+
+def _map_blocks(
+    fn: Callable[[base.Index], Any], indices: base.Index, batch_z: int
+) -> Any:
+    """As `jax.vmap(fn)(indices)`, in blocks of `batch_z` and a smaller last one."""
+    num_blocks, rest = divmod(len(jax.tree.leaves(indices)[0]), batch_z)
+    end = num_blocks * batch_z
+    blocks = _reshape(_rows(indices, slice(end)), (num_blocks, batch_z), 1)
+    fn = jax.vmap(fn)
+    run = _after_shared_work(fn, _rows(blocks, 0))
+    outputs = _reshape(jax.lax.map(run, blocks), (end,), 2)
+    if not rest:
+        return outputs
+    last = fn(_rows(indices, slice(end, None)))
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), outputs, last)
+
+
+def _after_shared_work(
+    fn: Callable[[base.Index], Any], example: base.Index
+) -> Callable[[base.Index], Any]:
+    """Does what `fn` computes without its index, and returns a function of the rest.
+
+    XLA moves much of it out of a loop too, but not the transposition of weights.
+
+    Args:
+      fn: the function.
+      example: an index, or several, shaped like those it will be called with.
+    """
+    traced, shapes = jax.make_jaxpr(fn, return_shape=True)(example)
+    jaxpr = traced.jaxpr
+    shared, own = _partition(jaxpr)
+    known = dict(zip(jaxpr.constvars, traced.consts, strict=True))
+    _evaluate(shared, known)
+
+    def run(index: base.Index) -> Any:
+        values = known | dict(zip(jaxpr.invars, jax.tree.leaves(index), strict=True))
+        _evaluate(own, values)
+        outputs = [_value(variable, values) for variable in jaxpr.outvars]
+        return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
+
+    return run
+
+
+def _partition(jaxpr: core.Jaxpr) -> tuple[list[Any], list[Any]]:
+    """Returns the equations that do not depend on the inputs, and those that do."""
+    dependent = set(jaxpr.invars)
+    shared: list[Any] = []
+    own: list[Any] = []
+    for equation in jaxpr.eqns:
+        if dependent.isdisjoint(v for v in equation.invars if isinstance(v, core.Var)):
+            shared.append(equation)
+        else:
+            own.append(equation)
+            dependent.update(equation.outvars)
+    return shared, own
+
+
+def _evaluate(equations: list[Any], values: dict[Any, Any]) -> None:
+    """Adds the values that the equations give to those of earlier ones."""
+    for equation in equations:
+        primitive = equation.primitive
+        inputs = [_value(variable, values) for variable in equation.invars]
+        params = primitive.get_bind_params(equation.params)
+        outputs = primitive.bind(*inputs, **params)
+        if not primitive.multiple_results:
+            outputs = [outputs]
+        values.update(zip(equation.outvars, outputs, strict=True))
+
+
+def _value(variable: Any, values: dict[Any, Any]) -> Any:
+    return variable.val if isinstance(variable, core.Literal) else values[variable]
+
+
+def _rows(tree: Any, rows: int | slice) -> Any:
+    """Selects along the first axis of every leaf."""
+    return jax.tree.map(lambda leaf: leaf[rows], tree)
 
 
 def _reshape(tree: Any, shape: tuple[int, ...], rank: int) -> Any:
@@ -65,16 +142,10 @@ def _default_batch_z(
 
 def _num_bytes(fn: Callable[[base.Index], Any], index: base.Index) -> int:
     """Size of all values in a call of `fn` that depend on the index."""
-    jaxpr = jax.make_jaxpr(fn)(index).jaxpr
-    dependent = set(jaxpr.invars)
-    num_bytes = 0
-    for equation in jaxpr.eqns:
-        variables = {v for v in equation.invars if isinstance(v, core.Var)}
-        if variables & dependent:
-            dependent.update(equation.outvars)
-            num_bytes += sum(
-                v.aval.size * np.dtype(v.aval.dtype).itemsize
-                for v in equation.outvars
-                if not jax.dtypes.issubdtype(v.aval.dtype, jax.dtypes.extended)
-            )
-    return num_bytes
+    _, own = _partition(jax.make_jaxpr(fn)(index).jaxpr)
+    return sum(
+        v.aval.size * np.dtype(v.aval.dtype).itemsize
+        for equation in own
+        for v in equation.outvars
+        if not jax.dtypes.issubdtype(v.aval.dtype, jax.dtypes.extended)
+    )

@@ -39,10 +39,15 @@ class ConcatLinear(hk.Linear):
         Returns:
           `[batch, output_size // size]`.
         """
-        weights, bias = self.weights(parts)
+        # Laid out for many projections: each then gives a matrix of its own, as its
+        # product with the parts wants it.
         weights, bias = (
-            jnp.reshape(p, (p.shape[0], -1, projection.size)) @ projection
-            for p in (weights, bias)
+            jnp.tensordot(
+                projection,
+                jnp.moveaxis(p.reshape(len(p), -1, projection.size), 2, 0),
+                1,
+            )
+            for p in self.weights(parts)
         )
         return _sum_of_products(parts, weights, bias)
 

@@ -1,0 +1,65 @@
+"""Many indices in blocks: the same outputs, and no work done twice."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from enn.networks.index_map import map_indices
+
+X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+INDICES = np.random.default_rng(1).normal(size=(7, 3)).astype(np.float32)
+
+
+def outputs(x: Any, indices: Any, batch_z: int | None) -> Any:
+    def fn(z: jax.Array) -> dict[str, jax.Array]:
+        shared = jnp.sin(x).T
+        return {"product": jax.nn.relu(shared @ z), "sum": jnp.sum(z) + shared}
+
+    return map_indices(fn, indices, batch_z)
+
+
+@pytest.mark.strict
+@pytest.mark.parametrize("batch_z", [1, 2, 3, 7, 10, None])
+def test_blocks_of_any_size_give_the_outputs_of_each_index(batch_z: int | None) -> None:
+    result = jax.jit(outputs, static_argnums=2)(X, INDICES, batch_z)
+    shared = np.sin(X).T
+    np.testing.assert_allclose(
+        result["product"], np.maximum(INDICES @ shared.T, 0), 1e-5, 1e-6
+    )
+    sums = INDICES.sum(axis=1)[:, None, None] + shared
+    np.testing.assert_allclose(result["sum"], sums, 1e-5, 1e-6)
+
+
+def test_work_without_the_index_is_done_before_the_loop() -> None:
+    jaxpr = jax.make_jaxpr(outputs, static_argnums=2)(X, INDICES[:6], 2)
+    (loop,) = (e for e in jaxpr.eqns if e.primitive.name == "scan")
+    body = str(loop.params["jaxpr"])
+    assert "dot_general" in body
+    assert " sin" in str(jaxpr)
+    assert " sin" not in body
+    # One layout of the weights, and one of each block's product with them.
+    assert (str(jaxpr).count(" transpose"), body.count(" transpose")) == (2, 1)
+
+
+def test_random_keys_as_indices() -> None:
+    keys = jax.random.split(jax.random.key(0), 5)
+    draws = map_indices(lambda key: jax.random.uniform(key, (2,)), keys, 2)
+    for key, draw in zip(keys, draws, strict=True):
+        np.testing.assert_array_equal(draw, jax.random.uniform(key, (2,)))
+
+
+def test_gradients_pass_through_the_loop() -> None:
+    def total(x: jax.Array, batch_z: int) -> jax.Array:
+        return jnp.sum(jnp.square(outputs(x, INDICES, batch_z)["product"]))
+
+    gradients = [jax.grad(total)(X, batch_z) for batch_z in (2, 7)]
+    np.testing.assert_allclose(*gradients, 1e-5, 1e-6)
+
+
+@pytest.mark.parametrize("batch_z", [0, -1, 1.5])
+def test_size_of_blocks_out_of_range(batch_z: Any) -> None:
+    with pytest.raises(ValueError, match="batch_z must be an integer >= 1"):
+        map_indices(jnp.sum, INDICES, batch_z)
