@@ -41,11 +41,10 @@ class ConcatLinear(hk.Linear):
         """
         # Laid out for many projections: each then gives a matrix of its own, as its
         # product with the parts wants it.
+        size = projection.size
         weights, bias = (
             jnp.tensordot(
-                projection,
-                jnp.moveaxis(p.reshape(len(p), -1, projection.size), 2, 0),
-                1,
+                projection, jnp.moveaxis(p.reshape(p.shape[0], -1, size), 2, 0), 1
             )
             for p in self.weights(parts)
         )
