@@ -19,7 +19,11 @@ from enn.datasets.base import (
     DatasetWithTransform,
     OodVariant,
 )
-from enn.datasets.in_memory import BatchIterator, make_batch_iterator
+from enn.datasets.in_memory import (
+    BatchIterator,
+    make_batch_iterator,
+    process_shard,
+)
 from enn.datasets.toy import make_moons, make_regression_data, make_test_data
 
 _LAZY: dict[str, tuple[str, str]] = {
@@ -88,6 +92,7 @@ __all__ = (
     "make_regression_data",
     "make_repeat_sample_transform",
     "make_test_data",
+    "process_shard",
     "sample_classes",
     "slice_dataset_to_batches",
 )

@@ -3,7 +3,7 @@
 import abc
 from typing import Any
 
-from enn.datasets import base, pipeline, sources
+from enn.datasets import base, in_memory, pipeline, sources
 
 
 class SmallImages(base.DatasetWithTransform):
@@ -62,7 +62,7 @@ class SmallImages(base.DatasetWithTransform):
         log = sources.SkipLog() if self.skip_corrupt else None
         examples = self.train_examples(self._open("train").noting_skipped(log))
         return pipeline.train_stream(
-            examples[pipeline.process_slice()],
+            examples[in_memory.process_slice()],
             self.seed,
             self._batching(self.train_batch, self.train_data_parallelism, True),
             log,
@@ -75,7 +75,7 @@ class SmallImages(base.DatasetWithTransform):
           FileNotFoundError: if there is no such data set.
           ValueError: as `train_dataset`.
         """
-        table = self._open("test").take(pipeline.process_slice())
+        table = self._open("test").take(in_memory.process_slice())
         batching = self._batching(
             self.eval_batch, self.eval_data_parallelism, self.drop_remainder
         )

@@ -123,6 +123,36 @@ def make_batch_iterator(
     return BatchIterator(data, batch_size, seed, check_finite)
 
 
+def process_slice() -> slice:
+    """Returns the rows that this process reads: every `jax.process_count()`-th."""
+    return slice(jax.process_index(), None, jax.process_count())
+
+
+def process_shard(data: base.ArrayBatch) -> base.ArrayBatch:
+    """Returns the rows of `data` for this of several processes to train on.
+
+    They are every `jax.process_count()`-th row from `jax.process_index()` on, for
+    processes that `jax.distributed.initialize` joined; all rows where there is one.
+    `data_index` still numbers the rows of all, which tells those of different
+    processes apart.
+
+    Args:
+      data: arrays with one row an example, the same in all processes.
+
+    Raises:
+      ValueError: as `make_batch_iterator`, and if there are fewer rows than processes.
+    """
+    data = _complete(data)
+    num_data = len(data.y)
+    _check_rows(data, num_data)
+    if num_data < jax.process_count():
+        raise ValueError(
+            f"data must have a row for each of the {jax.process_count()} processes, "
+            f"got {num_data}."
+        )
+    return jax.tree.map(lambda leaf: leaf[process_slice()], data)
+
+
 def _complete(data: base.ArrayBatch) -> base.ArrayBatch:
     data = jax.tree.map(np.asarray, data)
     y = data.y[:, None] if np.ndim(data.y) == 1 else data.y

@@ -218,11 +218,6 @@ def _to_devices(batch: Any, data_parallelism: bool) -> Any:
     return jax.device_put(batch, jax.sharding.NamedSharding(mesh, spec))
 
 
-def process_slice() -> slice:
-    """Returns the rows that this process reads: every `jax.process_count()`-th."""
-    return slice(jax.process_index(), None, jax.process_count())
-
-
 def process_seeds(seed: int) -> tuple[int, int]:
     """Returns seeds of this process for shuffling and for draws.
 

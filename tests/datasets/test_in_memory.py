@@ -217,3 +217,34 @@ def test_non_finite_values_are_named_when_checked(field, bad):
 
 def test_finite_data_pass_the_check():
     datasets.make_batch_iterator(_data(3), check_finite=True)
+
+
+def _in_process(monkeypatch, index, count):
+    monkeypatch.setattr(jax, "process_index", lambda: index)
+    monkeypatch.setattr(jax, "process_count", lambda: count)
+
+
+def test_processes_share_the_rows_and_their_numbers(monkeypatch):
+    shards = []
+    for index in range(3):
+        _in_process(monkeypatch, index, 3)
+        shards.append(utils.process_shard(_data(8)))
+    for shard, rows in zip(shards, ([0, 3, 6], [1, 4, 7], [2, 5]), strict=True):
+        for values in (shard.x, shard.y, shard.data_index):
+            np.testing.assert_array_equal(values[:, 0], rows)
+        assert shard.weights.shape == (len(rows), 1)
+        np.testing.assert_array_equal(
+            utils.make_batch_iterator(shard).data.data_index, shard.data_index
+        )
+
+
+def test_one_process_has_all_rows():
+    _assert_equal(
+        datasets.process_shard(_data(4)), utils.make_batch_iterator(_data(4)).data
+    )
+
+
+def test_fewer_rows_than_processes_are_an_error(monkeypatch):
+    _in_process(monkeypatch, 0, 3)
+    with pytest.raises(ValueError, match="each of the 3 processes, got 2"):
+        utils.process_shard(_data(2))
