@@ -56,7 +56,7 @@ def test_enn_demo() -> None:
     # Two tosses of either coin: 2 ln 2 and ln 2 nats.
     assert _row(text, "fair") == [0.693, 1.386]
     assert _row(text, "unknown") == [0.693, 0.693]
-    first, last = _row(text, "32"), _row(text, "128")
+    first, last = _row(text, "32"), _row(text, "96")
     assert first[0] == first[1]
     assert min(last) > first[0]
     assert _num_pictures(notebook) == 4
