@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from enn.demo import __main__ as demo
-from enn.demo import digits
+from enn.demo import agents, digits
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
@@ -87,6 +87,10 @@ def test_bad_values_exit_2_with_one_line(
     assert output.out == ""
 
 
+def test_the_command_line_offers_every_agent() -> None:
+    assert tuple(agents.make_agents([], 1.0)) == demo.AGENTS
+
+
 def test_help_names_every_option() -> None:
     process = subprocess.run(
         [sys.executable, "-m", "enn.demo", "--help"], capture_output=True, text=True
@@ -95,3 +99,4 @@ def test_help_names_every_option() -> None:
     for option in ("--out", "--seed", "--steps", "--agents", "--dataset"):
         assert option in process.stdout
     assert "regression,moons,digits,all" in process.stdout
+    assert "mlp, ensemble, epinet" in process.stdout

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 DATASETS = ("regression", "moons", "digits")
+AGENTS = ("mlp", "ensemble", "epinet")
 DEFAULT_STEPS = 1000
 
 
@@ -20,8 +21,6 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    from enn.demo.agents import AGENT_NAMES
-
     parser = _Parser(
         prog="python -m enn.demo",
         description=__doc__,
@@ -46,10 +45,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--agents",
         nargs="+",
-        choices=AGENT_NAMES,
-        default=AGENT_NAMES,
+        choices=AGENTS,
+        default=AGENTS,
         metavar="NAME",
-        help=f"networks to train, of {', '.join(AGENT_NAMES)}",
+        help=f"networks to train, of {', '.join(AGENTS)}",
     )
     parser.add_argument(
         "--dataset",
@@ -82,6 +81,7 @@ class _at_least:  # noqa: N801
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the demo; `arguments` default to the command line's."""
     options = _parse(arguments)
+    # Help and errors above need not wait for JAX.
     from enn.demo import digits, toy
 
     options.out.mkdir(parents=True, exist_ok=True)

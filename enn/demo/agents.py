@@ -56,9 +56,6 @@ def make_agents(hiddens: Sequence[int], prior_scale: float) -> dict[str, Agent]:
     }
 
 
-AGENT_NAMES = tuple(make_agents([], 1.0))
-
-
 def train(
     name: str,
     agent: Agent,
