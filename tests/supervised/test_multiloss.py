@@ -7,29 +7,27 @@ from typing import Any
 
 import haiku as hk
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from enn import losses, networks, supervised, utils
+from enn import supervised, utils
 from enn.datasets import ArrayBatch
 from enn.loggers import MemoryLogger
-from tests.networks.fast import compiled_init
-
-
-@functools.cache
-def make_enn() -> Any:
-    return compiled_init(networks.MLPEnsembleMatchedPrior([4, 2], num_ensemble=3))
+from tests.supervised import tiny
 
 
 def make_dataset(seed: int, batch_size: int = 4) -> Iterator[ArrayBatch]:
-    rng = np.random.default_rng(seed)
-    data = ArrayBatch(x=rng.normal(size=(9, 3)), y=rng.integers(0, 2, (9, 1)))
-    return utils.make_batch_iterator(data, batch_size)
+    return utils.make_batch_iterator(tiny.make_data(seed), batch_size)
 
 
-FIRST = losses.average_single_index_loss(losses.XentLoss(2), 2)
-SECOND = losses.average_single_index_loss(losses.XentLoss(2), 3)
+def absolute_loss(enn: Any, params: Any, state: Any, batch: Any, key: Any) -> Any:
+    out, state = enn.apply(params, state, batch.x, enn.indexer(key))
+    return jnp.abs(out - batch.y).mean(), (state, {})
+
+
+ENN = tiny.make_enn()
 OPTIMIZER = optax.adamw(1e-2)
 
 
@@ -37,45 +35,47 @@ def make_experiment(
     should_train: Any, first: Any = None, second: Any = None, **kwargs: Any
 ) -> Any:
     trainers = [
-        supervised.MultilossTrainer(FIRST, first or make_dataset(0), name="first"),
         supervised.MultilossTrainer(
-            SECOND, second or make_dataset(1, 3), should_train, "second"
+            tiny.loss_fn, first or make_dataset(0), name="first"
+        ),
+        supervised.MultilossTrainer(
+            absolute_loss, second or make_dataset(1, 3), should_train, "second"
         ),
     ]
     return supervised.MultilossExperiment(
-        make_enn(), trainers, optax.adamw(1e-2), logger=MemoryLogger(), **kwargs
+        ENN, trainers, OPTIMIZER, logger=MemoryLogger(), **kwargs
     )
 
 
 @functools.cache
 def update_with(loss_fn: Any) -> Any:
     @jax.jit
-    def run(params: Any, opt_state: Any, batch: Any, key: Any) -> Any:
-        loss, grads = jax.value_and_grad(
-            lambda p: loss_fn(make_enn(), p, {}, batch, key)[0]
+    def run(params: Any, state: Any, opt_state: Any, batch: Any, key: Any) -> Any:
+        (loss, (state, _)), grads = jax.value_and_grad(
+            lambda p: loss_fn(ENN, p, state, batch, key), has_aux=True
         )(params)
         updates, opt_state = OPTIMIZER.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, loss
+        return optax.apply_updates(params, updates), state, opt_state, loss
 
     return run
 
 
 def one_at_a_time(num_steps: int, should_train: Any) -> tuple[Any, list[Any]]:
-    rng, enn = hk.PRNGSequence(0), make_enn()
+    rng = hk.PRNGSequence(0)
     datasets = [make_dataset(0), make_dataset(1, 3)]
     init_x = next(datasets[0]).x
-    index = enn.indexer(next(rng))
-    params, _ = enn.init(next(rng), init_x, index)
+    index = ENN.indexer(next(rng))
+    params, state = ENN.init(next(rng), init_x, index)
     opt_state, rows = OPTIMIZER.init(params), []
-    updates = [update_with(FIRST), update_with(SECOND)]
+    updates = [update_with(tiny.loss_fn), update_with(absolute_loss)]
     for step in range(1, num_steps + 1):
         for t, name in enumerate(("first", "second")):
             if t == 0 or should_train(step):
-                params, opt_state, loss = updates[t](
-                    params, opt_state, next(datasets[t]), next(rng)
+                params, state, opt_state, loss = updates[t](
+                    params, state, opt_state, next(datasets[t]), next(rng)
                 )
                 rows.append((step, name, loss))
-    return params, rows
+    return (params, state), rows
 
 
 @pytest.mark.parametrize("every", [1, 3, 100])
@@ -86,14 +86,14 @@ def test_equals_one_update_at_a_time(every: int) -> None:
     experiment = make_experiment(should_train)
     experiment.train(11)
     experiment.train(9)
-    params, expected = one_at_a_time(20, should_train)
+    variables, expected = one_at_a_time(20, should_train)
     rows = [(r["step"], r["trainer"], r["loss"]) for r in experiment.logger.rows]
     assert [row[:2] for row in rows] == [row[:2] for row in expected]
     np.testing.assert_allclose(
         [row[2] for row in rows], [row[2] for row in expected], rtol=1e-5
     )
     for leaf, want in zip(
-        jax.tree.leaves(experiment.state.params), jax.tree.leaves(params), strict=True
+        jax.tree.leaves(experiment.state[:2]), jax.tree.leaves(variables), strict=True
     ):
         np.testing.assert_allclose(leaf, want, rtol=1e-4, atol=1e-6)
 
@@ -140,7 +140,7 @@ def test_exposes_the_trainers_and_the_first_ones_data_and_loss() -> None:
     assert not experiment.pure_trainers[1].should_train(3)
     batch, key = next(first), jax.random.key(1)
     params, network_state, _ = experiment.state
-    loss_fn = jax.jit(functools.partial(FIRST, experiment.enn))
+    loss_fn = jax.jit(functools.partial(tiny.loss_fn, experiment.enn))
     expected, _ = loss_fn(params, network_state, batch, key)
     np.testing.assert_allclose(experiment.loss(batch, key), expected, rtol=1e-6)
     assert isinstance(experiment.state, supervised.TrainingState)
@@ -148,4 +148,4 @@ def test_exposes_the_trainers_and_the_first_ones_data_and_loss() -> None:
 
 def test_needs_a_trainer() -> None:
     with pytest.raises(ValueError, match="at least one MultilossTrainer"):
-        supervised.MultilossExperiment(make_enn(), [], optax.adam(1e-3))
+        supervised.MultilossExperiment(ENN, [], optax.adam(1e-3))

@@ -15,17 +15,21 @@ from enn.networks import indexers
 
 
 def make_enn(num_outputs: int = 1, name: str = "linear") -> Any:
-    """Returns x·w + z, whose state counts calls, from a NumPy number on."""
+    """Returns x·w + u, with u in [0, 1] from the key that is the index.
+
+    Its state counts calls, from a NumPy number on.
+    """
 
     def apply(params: Any, state: Any, inputs: Any, index: Any) -> Any:
-        out = inputs @ params[name]["w"] + index[None]
+        noise = jax.random.key_data(index)[0].astype(float) / 2.0**32
+        out = inputs @ params[name]["w"] + noise
         return out, {"calls": {"count": state["calls"]["count"] + 1}}
 
     def init(key: Any, inputs: Any, index: Any) -> Any:
         params = {name: {"w": jax.random.normal(key, [3, num_outputs])}}
         return params, {"calls": {"count": np.int64(0)}}
 
-    return base.EpistemicNetwork(apply, init, indexers.GaussianIndexer(1))
+    return base.EpistemicNetwork(apply, init, indexers.PrngIndexer())
 
 
 def make_data(seed: int = 0) -> ArrayBatch:
@@ -56,7 +60,7 @@ def make_experiment(
         optimizer or optax.adam(1e-2),
         make_batches() if dataset is None else dataset,
         logger=MemoryLogger(),
-        eval_metrics={"mean": lambda logits, labels: jnp.mean(logits) + labels[0, 0]},
+        eval_metrics={"mean": lambda logits, y: np.asarray(logits).mean() + y[0, 0]},
         eval_enn_samples=2,
         eval_log_freq=20,
         **kwargs,
