@@ -88,7 +88,7 @@ def make_plot_data(experiment: BaseExperiment, num_sample: int) -> "pd.DataFrame
     pd = _extras.require("pandas", "plots")
     grid = gen_2d_grid(3)
     logits = posterior_samples.sample_predictions(experiment, grid, num_sample)
-    probabilities = np.asarray(jax.nn.softmax(logits)[..., 1])
+    probabilities = np.asarray(jax.jit(jax.nn.softmax)(logits))[..., 1]
     return pd.concat(
         pd.DataFrame({"x1": grid[:, 0], "x2": grid[:, 1], "label": p, "sample": k})
         for k, p in enumerate(probabilities)

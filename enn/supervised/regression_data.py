@@ -91,7 +91,7 @@ def _sample_functions(
     predictions = posterior_samples.sample_predictions(
         experiment, _with_ones(x, extra_input_dim), num_sample
     )
-    return x, np.asarray(predictions[..., 0])
+    return x, np.asarray(predictions)[..., 0]
 
 
 def _with_ones(x: np.ndarray, extra_input_dim: int) -> np.ndarray:

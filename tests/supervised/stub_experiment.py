@@ -20,7 +20,7 @@ class StubExperiment:
             return OutputWithPrior(out - 0.25, jnp.full_like(out, 0.25)), state
 
         self.enn = base.EpistemicNetwork(apply, None, indexers.GaussianIndexer(1))
-        params = {"factors": 1 + jnp.arange(num_outputs, dtype=float)[None]}
+        params = {"factors": 1 + np.arange(num_outputs, dtype=np.float32)[None]}
         self.state = types.SimpleNamespace(params=params, network_state={})
         self.dataset = dataset
         self.num_predicted = 0
@@ -43,5 +43,5 @@ def slopes(num_sample):
     key, drawn = jax.random.PRNGKey(0), []
     for _ in range(num_sample):
         key, subkey = jax.random.split(key)
-        drawn.append(float(jax.random.normal(subkey, [1])[0]))
+        drawn.append(jax.random.normal(subkey, [1]).item())
     return np.array(drawn)

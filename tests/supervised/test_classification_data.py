@@ -1,3 +1,4 @@
+import functools
 import itertools
 
 import numpy as np
@@ -10,12 +11,15 @@ from tests.networks.fast import compiled_init
 from tests.supervised import stub_experiment
 
 
-def _frames(num_sample=3):
+@functools.cache
+def _five_samples():
     experiment = stub_experiment.StubExperiment(num_outputs=2)
-    return (
-        classification_data.make_plot_data(experiment, num_sample),
-        classification_data.make_dataframe(),
-    )
+    return classification_data.make_plot_data(experiment, 5)
+
+
+def _samples(num_sample):
+    frame = _five_samples()
+    return frame[frame["sample"] < num_sample].copy()
 
 
 def test_dataset_is_two_moons():
@@ -107,12 +111,12 @@ def test_grid_has_its_first_coordinate_outermost():
 
 def test_plot_data_are_sampled_probabilities():
     """Logits z·x₀ and 2·z·x₀ give the probability 1/(1 + exp(-z·x₀))."""
-    frame, _ = _frames(3)
+    frame = _five_samples()
     assert list(frame.columns) == ["x1", "x2", "label", "sample"]
-    np.testing.assert_array_equal(frame["sample"], np.repeat([0, 1, 2], 2500))
+    np.testing.assert_array_equal(frame["sample"], np.repeat(range(5), 2500))
     grid = classification_data.gen_2d_grid(3)
-    np.testing.assert_array_equal(frame[["x1", "x2"]], np.tile(grid, (3, 1)))
-    logits = stub_experiment.slopes(3)[:, None] * grid[:, 0]
+    np.testing.assert_array_equal(frame[["x1", "x2"]], np.tile(grid, (5, 1)))
+    logits = stub_experiment.slopes(5)[:, None] * grid[:, 0]
     wanted = 1 / (1 + np.exp(-logits))
     np.testing.assert_allclose(frame["label"], wanted.ravel(), rtol=1e-4)
 
@@ -132,7 +136,9 @@ def test_mean_plot_data_average_over_100_samples():
 
 @pytest.mark.parametrize(("num_sample", "num_hidden"), [(1, 0), (5, 3)])
 def test_sample_plot_has_a_panel_a_sample(num_sample, num_hidden):
-    figure = classification_data.make_sample_plot(*_frames(num_sample))
+    figure = classification_data.make_sample_plot(
+        _samples(num_sample), classification_data.make_dataframe()
+    )
     panels = [axes for axes in figure.axes if axes.images]
     assert [axes.get_title() for axes in panels] == [
         f"sample {k}" for k in range(num_sample)
@@ -143,7 +149,7 @@ def test_sample_plot_has_a_panel_a_sample(num_sample, num_hidden):
 
 
 def test_mean_plot_shows_the_mean_and_no_data_unless_given():
-    plot_df, _ = _frames(2)
+    plot_df = _samples(2)
     plot_df.loc[plot_df["sample"] == 0, "label"] = 0.2
     plot_df.loc[plot_df["sample"] == 1, "label"] = 0.6
     figure = classification_data.make_mean_plot(plot_df)

@@ -8,12 +8,13 @@ import numpy as np
 import optax
 import pytest
 
-from enn import losses, metrics, networks, supervised, utils
+from enn import losses, networks, supervised, utils
 from enn.datasets import ArrayBatch
 from enn.loggers import MemoryLogger
 from tests.networks.fast import compiled_init
+from tests.supervised import tiny
 
-ENN = compiled_init(networks.MLPEnsembleMatchedPrior([4, 2], num_ensemble=3))
+ENN = compiled_init(networks.MLPEnsembleMatchedPrior([2], num_ensemble=2))
 
 
 def make_data(labels: Any = None, num_data: int = 8) -> ArrayBatch:
@@ -89,7 +90,9 @@ def test_a_loss_that_drops_the_network_state() -> None:
 
     model = hk.without_apply_rng(hk.transform_with_state(net))
     with pytest.raises(ValueError, match="network state of the structure"):
-        make_experiment(enn=networks.EnsembleWithState(model, 2), loss_fn=loss_fn)
+        make_experiment(
+            enn=compiled_init(networks.EnsembleWithState(model, 2)), loss_fn=loss_fn
+        )
 
 
 def test_eval_datasets_without_metrics_warn() -> None:
@@ -99,25 +102,21 @@ def test_eval_datasets_without_metrics_warn() -> None:
 
 
 def test_evaluation_data_that_ends_is_named_and_training_can_go_on() -> None:
-    batch = next(utils.make_batch_iterator(make_data()))
-    experiment = make_experiment(
-        eval_datasets={"held out": iter([batch] * 2)},
-        eval_metrics={"accuracy": metrics.make_accuracy_calculator()},
-        eval_log_freq=5,
-    )
+    batch = next(tiny.make_batches())
+    experiment = tiny.make_experiment(eval_datasets={"held out": iter([batch] * 2)})
     with pytest.raises(RuntimeError, match="'held out' has ended"):
-        experiment.train(50)
-    assert experiment.step == 15
+        experiment.train(100)
+    assert experiment.step == 60
     assert [row["step"] for row in experiment.logger.rows if row["sgd"]] == list(
-        range(1, 16)
+        range(1, 61)
     )
-    experiment.train(4)
-    assert experiment.step == 19
+    experiment.train(17)
+    assert experiment.step == 77
 
 
 def test_errors_leave_the_experiment_usable() -> None:
     experiment = make_experiment()
-    experiment.train(2)
+    experiment.train(3)
     with pytest.raises(ValueError, match="num_batches must be >= 0, got -1"):
         experiment.train(-1)
     with pytest.raises(ValueError, match=r"made for inputs of 3 features, got shape"):
@@ -125,13 +124,13 @@ def test_errors_leave_the_experiment_usable() -> None:
     bad = next(utils.make_batch_iterator(make_data(np.zeros((8, 1, 1)))))
     with pytest.raises(ValueError, match=r"\[batch, 1\]"):
         experiment.loss(bad, jax.random.key(0))
-    experiment.train(3)
-    assert experiment.step == 5
+    experiment.train(4)
+    assert experiment.step == 7
     assert np.isfinite([row["loss"] for row in experiment.logger.rows]).all()
 
 
 def test_keys_reserved_ahead_are_refused() -> None:
-    experiment = make_experiment()
+    experiment = tiny.make_experiment()
     experiment.rng.reserve(3)
     with pytest.raises(ValueError, match="reserved ahead"):
         experiment.train(1)

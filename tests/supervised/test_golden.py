@@ -1,10 +1,10 @@
 """Same seed, same trajectory as the original."""
 
+import functools
 import itertools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -15,6 +15,7 @@ from enn.loggers import MemoryLogger
 from enn.supervised import regression_data
 from tests import golden
 from tests.networks.fast import compiled_init
+from tests.supervised import tiny
 
 
 def make_batch(kind: str) -> ArrayBatch:
@@ -22,29 +23,35 @@ def make_batch(kind: str) -> ArrayBatch:
         "regression": golden.normal(6, 1, seed=12),
         "classification": jax.random.randint(golden.keys(12), (6, 1), 0, 3),
     }
-    return ArrayBatch(x=golden.X5, y=y[kind], data_index=jnp.arange(6)[:, None] + 3)
+    return ArrayBatch(x=golden.X5, y=y[kind], data_index=np.arange(6)[:, None] + 3)
 
 
+@functools.cache
 def make_ensemble() -> Any:
-    return networks.MLPEnsembleMatchedPrior([8, 1], golden.X5, num_ensemble=4)
+    enn = networks.MLPEnsembleMatchedPrior([8, 1], golden.X5, num_ensemble=4)
+    return compiled_init(enn)
+
+
+@functools.cache
+def make_small_ensemble() -> Any:
+    return compiled_init(networks.MLPEnsembleMatchedPrior([4, 1], num_ensemble=3))
+
+
+def make_epinet() -> Any:
+    return compiled_init(networks.epinet.make_mlp_epinet([8, 8, 3], [6], 3))
 
 
 @pytest.mark.parametrize(
     ("name", "make_enn", "single_loss", "kind"),
     [
         ("train_ensemble", make_ensemble, losses.L2Loss(), "regression"),
-        (
-            "train_epinet",
-            lambda: networks.epinet.make_mlp_epinet([8, 8, 3], [6], 3),
-            losses.XentLoss(3),
-            "classification",
-        ),
+        ("train_epinet", make_epinet, losses.XentLoss(3), "classification"),
     ],
 )
 def test_training(name: str, make_enn: Any, single_loss: Any, kind: str) -> None:
     logger, batch = MemoryLogger(), make_batch(kind)
     experiment = supervised.Experiment(
-        compiled_init(make_enn()),
+        make_enn(),
         losses.average_single_index_loss(single_loss, 3),
         optax.adam(1e-2),
         itertools.repeat(batch),
@@ -76,7 +83,7 @@ def test_training_on_several_losses() -> None:
         name="prior",
     )
     experiment = supervised.MultilossExperiment(
-        compiled_init(make_ensemble()),
+        make_ensemble(),
         [main, prior],
         optax.adam(1e-2),
         seed=5,
@@ -106,9 +113,9 @@ def test_evaluation_draws_from_the_keys_of_training(
     evaluation: dict[str, Any] = {}
     if evaluate:
         evaluation["eval_datasets"] = {"train": regression_data.make_dataset()}
-        evaluation["eval_metrics"] = {"first": lambda logits, labels: logits[0, 0, 0]}
+        evaluation["eval_metrics"] = {"size": lambda logits, labels: logits.size}
     experiment = supervised.Experiment(
-        compiled_init(networks.MLPEnsembleMatchedPrior([4, 1], num_ensemble=3)),
+        make_small_ensemble(),
         losses.average_single_index_loss(losses.L2Loss(), 2),
         optax.adam(1e-3),
         regression_data.make_dataset(),
@@ -128,22 +135,17 @@ def test_evaluation_passes_logits_of_all_samples_to_the_metrics() -> None:
         seen.append((logits.shape, labels.shape))
         return metrics.make_accuracy_calculator()(logits, labels)
 
-    make_test = supervised.make_test_experiment(regression=False)
-    sizes = [4, make_test.num_outputs]
+    batch = ArrayBatch(x=tiny.make_data().x, y=np.zeros((12, 1), int))
     experiment = supervised.Experiment(
-        compiled_init(networks.MLPEnsembleMatchedPrior(sizes, num_ensemble=3)),
-        losses.average_single_index_loss(losses.XentLoss(2)),
+        tiny.make_enn(num_outputs=2),
+        tiny.loss_fn,
         optax.adam(1e-3),
-        itertools.repeat(ArrayBatch(x=make_test.dummy_input, y=np.zeros((20, 1), int))),
+        tiny.make_batches(),
         logger=MemoryLogger(),
-        eval_datasets={
-            "test": itertools.repeat(
-                ArrayBatch(x=make_test.dummy_input, y=np.zeros((20, 1), int))
-            )
-        },
+        eval_datasets={"test": itertools.repeat(batch)},
         eval_metrics={"accuracy": metric},
         eval_enn_samples=7,
         eval_log_freq=2,
     )
     experiment.train(4)
-    assert seen == [((7, 20, 2), (20, 1))] * 2
+    assert seen == [((7, 12, 2), (12, 1))] * 2

@@ -65,10 +65,10 @@ def test_plot_data_are_the_sampled_functions():
 
 
 def test_plot_shows_samples_and_data():
-    figure = regression_data.make_plot(stub_experiment.StubExperiment(), num_sample=4)
+    figure = regression_data.make_plot(stub_experiment.StubExperiment(), num_sample=3)
     (axes,) = figure.axes
     *samples, _, data = axes.lines
-    assert len(samples) == 4
+    assert len(samples) == 3
     assert len(data.get_xdata()) == 20
     assert axes.get_xlim() == (-1, 2)
     png = io.BytesIO()
