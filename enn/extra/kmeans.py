@@ -1,6 +1,8 @@
 """K-means clustering by Lloyd's algorithm."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import chex
@@ -87,25 +89,30 @@ class KMeansCluster:
                 f"x must have at least num_centroids={self.num_centroids} rows, "
                 f"got {len(x)}."
             )
+        draw = _spread_rows if self.init == "k-means++" else _random_rows
+        return _fit(self.key, x, draw, self.num_centroids, self.num_iterations)
 
-        def iterate(carry: tuple[KMeansState, Any]) -> tuple[KMeansState, Any]:
-            old, _ = carry
-            new = kmeans_iteration(x, old)
-            return new, jnp.any(new.centroids != old.centroids)
 
-        def step(_: Any, carry: tuple[KMeansState, Any]) -> tuple[KMeansState, Any]:
-            return jax.lax.cond(carry[1], iterate, lambda at_rest: at_rest, carry)
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _fit(
+    key: chex.PRNGKey,
+    x: jax.Array,
+    draw: Callable[[chex.PRNGKey, jax.Array, int], jax.Array],
+    num_centroids: int,
+    num_iterations: int,
+) -> KMeansOutput:
+    def iterate(carry: tuple[KMeansState, Any]) -> tuple[KMeansState, Any]:
+        old, _ = carry
+        new = kmeans_iteration(x, old)
+        return new, jnp.any(new.centroids != old.centroids)
 
-        # A loop of fixed length, unlike one that ends at rest, has gradients.
-        start = (KMeansState(self._first_centroids(x), jnp.array(0)), jnp.array(True))
-        state, _ = jax.lax.fori_loop(0, self.num_iterations, step, start)
-        return compute_output(x, state)
+    def step(_: Any, carry: tuple[KMeansState, Any]) -> tuple[KMeansState, Any]:
+        return jax.lax.cond(carry[1], iterate, lambda at_rest: at_rest, carry)
 
-    def _first_centroids(self, x: jax.Array) -> jax.Array:
-        if self.init == "k-means++":
-            return _spread_rows(self.key, x, self.num_centroids)
-        rows = jax.random.choice(self.key, len(x), [self.num_centroids], replace=False)
-        return x[rows]
+    # A loop of fixed length, unlike one that ends at rest, has gradients.
+    start = (KMeansState(draw(key, x, num_centroids), jnp.array(0)), jnp.array(True))
+    state, _ = jax.lax.fori_loop(0, num_iterations, step, start)
+    return compute_output(x, state)
 
 
 @jax.jit
@@ -134,12 +141,15 @@ def kmeans_iteration(x: chex.Array, state: Any) -> KMeansState:
       x: `[num_data, dim]`.
       state: a `KMeansState`, or anything with its attributes.
     """
-    x = jnp.asarray(x)
-    classes, _ = get_classes_and_distances(x, state.centroids)
-    sums, counts = _cluster_sums(x, classes, len(state.centroids))
+    return KMeansState(_moved(x, state.centroids), state.iter + 1)
+
+
+@jax.jit
+def _moved(x: jax.Array, centroids: jax.Array) -> jax.Array:
+    classes, _ = get_classes_and_distances(x, centroids)
+    sums, counts = _cluster_sums(x, classes, len(centroids))
     means = sums / jnp.maximum(counts, 1)[:, None]
-    centroids = jnp.where(counts[:, None] > 0, means, state.centroids)
-    return KMeansState(centroids, state.iter + 1)
+    return jnp.where(counts[:, None] > 0, means, centroids)
 
 
 def compute_output(x: chex.Array, state: Any) -> KMeansOutput:
@@ -149,12 +159,16 @@ def compute_output(x: chex.Array, state: Any) -> KMeansOutput:
       x: `[num_data, dim]`.
       state: a `KMeansState`, or anything with its attributes.
     """
-    x = jnp.asarray(x)
-    classes, _ = get_classes_and_distances(x, state.centroids)
-    squares = jnp.sum(jnp.square(x - state.centroids[classes]), axis=1, keepdims=True)
-    sums, counts = _cluster_sums(squares, classes, len(state.centroids))
+    return _output(x, state.centroids)
+
+
+@jax.jit
+def _output(x: jax.Array, centroids: jax.Array) -> KMeansOutput:
+    classes, _ = get_classes_and_distances(x, centroids)
+    squares = jnp.sum(jnp.square(x - centroids[classes]), axis=1, keepdims=True)
+    sums, counts = _cluster_sums(squares, classes, len(centroids))
     mean_squares = sums[:, 0] / jnp.maximum(counts, 1)
-    return KMeansOutput(state.centroids, counts, mean_squares, classes)
+    return KMeansOutput(centroids, counts, mean_squares, classes)
 
 
 def _cluster_sums(
@@ -166,6 +180,11 @@ def _cluster_sums(
     # to on some devices.
     sums = jnp.matmul(members.T, values, precision=jax.lax.Precision.HIGHEST)
     return sums, jnp.sum(members, axis=0)
+
+
+def _random_rows(key: chex.PRNGKey, x: jax.Array, num_rows: int) -> jax.Array:
+    """Rows without replacement, `[num_rows, dim]`."""
+    return x[jax.random.choice(key, len(x), [num_rows], replace=False)]
 
 
 def _spread_rows(key: chex.PRNGKey, x: jax.Array, num_rows: int) -> jax.Array:

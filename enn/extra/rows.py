@@ -14,7 +14,6 @@ def float_rows(name: str, data: chex.Array) -> jax.Array:
       ValueError: unless `data` is `[num_data, dim]` with at least one row.
     """
     _checks.shape(name, data, (None, None), "[num_data, dim]")
-    data = jnp.asarray(data)
     if not len(data):
         raise ValueError(f"{name} must have at least one row.")
-    return data.astype(jnp.promote_types(data.dtype, jnp.float32))
+    return jnp.asarray(data, jnp.promote_types(jnp.result_type(data), jnp.float32))

@@ -12,6 +12,7 @@ import chex
 import haiku as hk
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from enn import _checks, base, loggers, losses, supervised
@@ -179,7 +180,7 @@ def make_vae_enn(
 
     transformed = hk.without_apply_rng(hk.transform_with_state(forward))
     indexer = PrngIndexer() if noise_per_row else GaussianIndexer(latent_dim)
-    return EnnArray(transformed.apply, transformed.init, indexer)
+    return EnnArray(transformed.apply, jax.jit(transformed.init), indexer)
 
 
 def train_vae(
@@ -223,7 +224,7 @@ def train_vae(
         losses.average_single_index_loss(single_loss, 1),
         optimizer,
         make_batch_iterator(
-            ArrayBatch(x=data_x, y=jnp.zeros(num_data)), batch_size, seed
+            ArrayBatch(x=data_x, y=np.zeros(num_data)), batch_size, seed
         ),
         seed=seed,
         logger=logger,
