@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from enn import base, datasets
+from enn.networks import indexers
 from tests import golden
 
-IDS = jnp.arange(4)[:, None]
+IDS = np.arange(4)[:, None]
 
 
 def network(indexer):
@@ -18,12 +19,19 @@ def network(indexer):
 
 
 def golden_batch(y):
-    return datasets.ArrayBatch(x=golden.X5, y=y, data_index=jnp.arange(6)[:, None] + 3)
+    return datasets.ArrayBatch(x=golden.X5, y=y, data_index=np.arange(6)[:, None] + 3)
 
 
-def indices(indexer, num_indices):
-    """Many indices, stacked."""
-    return jax.vmap(indexer)(jax.random.split(jax.random.key(0), num_indices))
+def over_indices(fn, indexer, num_indices=200):
+    """What `fn` of row ids and index gives for 400 rows at many indices."""
+
+    @jax.jit
+    def run(keys):
+        ensemble = isinstance(indexer, indexers.EnsembleIndexer)
+        zs = jnp.arange(indexer.num_ensemble) if ensemble else jax.vmap(indexer)(keys)
+        return jax.vmap(fn, in_axes=(None, 0))(jnp.arange(400)[:, None], zs)
+
+    return np.asarray(run(jax.random.split(jax.random.key(0), num_indices)))
 
 
 def correlation(first, second):

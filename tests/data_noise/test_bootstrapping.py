@@ -54,7 +54,7 @@ def test_golden_weights():
                 tree[f"{name}_exp"] = weights(indexer, index, "exponential", 1)
         return tree | {"prng": weights(PRNG, key, "poisson")}
 
-    golden.assert_matches("bootstrap_weights", tree(jnp.array(2), golden.keys(5)))
+    golden.assert_matches("bootstrap_weights", tree(np.array(2), golden.keys(5)))
 
 
 @pytest.mark.parametrize(
@@ -73,9 +73,9 @@ def test_golden_weights():
     ],
 )
 def test_specified_weights(indexer, distribution, index, weights):
-    index = None if index is None else jnp.array(index)
+    index = None if index is None else np.array(index)
     actual = _weights(indexer, distribution, index)
-    np.testing.assert_allclose(actual[:, 0], weights, rtol=1e-5)
+    np.testing.assert_allclose(np.ravel(actual), weights, rtol=1e-5)
 
 
 @pytest.mark.strict
@@ -103,13 +103,14 @@ def test_works_compiled_over_many_indices(
     many = jax.jit(jax.vmap(boot_fn, in_axes=(None, 0)))(stubs.IDS, zs)
     assert many.shape == (2, 4, 1)
     for index, weights in zip(zs, many, strict=True):
-        one = boot_fn(np.asarray(stubs.IDS), index)
+        one = boot_fn(stubs.IDS, index)
         np.testing.assert_allclose(one, weights, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("indexer", "distribution"), PAIRS)
 def test_dtypes(indexer, distribution):
-    weights = _weights(indexer, distribution)
+    boot_fn = bootstrapping.make_boot_fn(stubs.network(indexer), distribution)
+    weights = jax.eval_shape(boot_fn, stubs.IDS, indexer(jax.random.PRNGKey(7)))
     vector_index = isinstance(indexer, type(GAUSSIAN) | type(SCALED) | type(UNIT))
     counts = distribution in ("poisson", "bernoulli") and not vector_index
     assert weights.dtype == (jnp.int32 if counts else jnp.float32)
@@ -118,7 +119,8 @@ def test_dtypes(indexer, distribution):
 @pytest.mark.parametrize(
     ("indexer", "distribution", "independent_seeds"),
     [
-        *[(*pair, False) for pair in PAIRS if pair[0] is not UNIT],
+        *[(*pair, False) for pair in PAIRS if pair[0] not in (UNIT, PRNG)],
+        (PRNG, "exponential", False),
         (ENSEMBLE, "exponential", True),
         (PRNG, "exponential", True),
     ],
@@ -129,9 +131,7 @@ def test_weights_have_mean_one_over_rows_and_indices(
     boot_fn = bootstrapping.make_boot_fn(
         stubs.network(indexer), distribution, independent_seeds=independent_seeds
     )
-    zs = jnp.arange(10) if indexer is ENSEMBLE else stubs.indices(indexer, 200)
-    over_indices = jax.jit(jax.vmap(boot_fn, in_axes=(None, 0)))
-    weights = over_indices(jnp.arange(400)[:, None], zs)
+    weights = stubs.over_indices(boot_fn, indexer)
     assert abs(weights.mean() - 1) < 0.1
     assert weights.min() >= 0
     if distribution == "bernoulli":
@@ -142,17 +142,15 @@ def test_exponential_weights_of_scaled_indices_have_mean_scale_squared():
     """Numbers of the original are kept."""
     indexer = indexers.ScaledGaussianIndexer(3, index_scale=3.0)
     boot_fn = bootstrapping.make_boot_fn(stubs.network(indexer), "exponential")
-    zs = stubs.indices(indexer, 400)
-    over_indices = jax.jit(jax.vmap(boot_fn, in_axes=(None, 0)))
-    weights = over_indices(jnp.arange(400)[:, None], zs)
+    weights = stubs.over_indices(boot_fn, indexer, 400)
     assert abs(weights.mean() - 9) < 0.9
 
 
 def test_an_ensemble_takes_one_member_for_each_row():
-    members = jnp.array([4, 1, 1, 0])
-    weights = _weights(ENSEMBLE, "exponential", members)
+    members = np.array([4, 1, 1, 0])
+    weights = np.asarray(_weights(ENSEMBLE, "exponential", members))
     for row, member in enumerate(members):
-        one = _weights(ENSEMBLE, "exponential", member)
+        one = np.asarray(_weights(ENSEMBLE, "exponential", member))
         np.testing.assert_array_equal(weights[row], one[row])
 
 
@@ -165,7 +163,7 @@ def test_weights_go_with_the_row_id(indexer, distribution):
         )
         for ids in (stubs.IDS, stubs.IDS[::-1])
     )
-    np.testing.assert_array_equal(forward, backward[::-1])
+    np.testing.assert_array_equal(forward, np.asarray(backward)[::-1])
 
 
 def test_by_default_weights_of_a_prng_index_go_with_the_position():
@@ -186,7 +184,7 @@ def test_by_default_only_the_sum_of_seed_and_row_id_counts():
 )
 @pytest.mark.parametrize("seed", [1, -1])
 def test_independent_seeds_do_not_collide(indexer, distribution, seed):
-    ids = jnp.arange(1000)[:, None]
+    ids = np.arange(1000)[:, None]
     one, other = (
         _weights(
             indexer,
@@ -202,33 +200,33 @@ def test_independent_seeds_do_not_collide(indexer, distribution, seed):
 
 @pytest.mark.parametrize("distribution", [None, "none"])
 @pytest.mark.parametrize(
-    "indexer", [ENSEMBLE, UNIT, PRNG, indexers.DirichletIndexer(jnp.ones(2))]
+    "indexer", [ENSEMBLE, UNIT, PRNG, indexers.DirichletIndexer(np.ones(2))]
 )
 def test_no_bootstrap_for_any_indexer(indexer, distribution):
-    weights = _weights(indexer, distribution)
+    weights = _weights(indexer, distribution, index=np.ones(2))
     assert weights.dtype == jnp.int32
     np.testing.assert_array_equal(weights, np.ones([4, 1]))
 
 
 def test_weights_are_replaced_and_the_rest_is_kept():
     data = datasets.ArrayBatch(
-        x=jnp.ones([4, 2]),
-        y=jnp.ones([4, 1]),
+        x=np.ones([4, 2]),
+        y=np.ones([4, 1]),
         data_index=stubs.IDS,
-        weights=jnp.full([4, 1], 100.0),
-        extra={"a": jnp.ones(4)},
+        weights=np.full([4, 1], 100.0),
+        extra={"a": np.ones(4)},
     )
     noise = data_noise.BootstrapNoise(stubs.network(ENSEMBLE), "exponential")
-    noisy = noise(data, jnp.array(3))
-    wanted = _weights(ENSEMBLE, "exponential", jnp.array(3))
+    noisy = noise(data, np.array(3))
+    wanted = _weights(ENSEMBLE, "exponential", np.array(3))
     chex.assert_trees_all_equal(noisy, data.replace(weights=wanted))
 
 
 def test_wrapped_indexers_are_recognised():
     wrapped = types.SimpleNamespace(indexer=ENSEMBLE)
     np.testing.assert_array_equal(
-        _weights(wrapped, "uniform", jnp.array(2)),
-        _weights(ENSEMBLE, "uniform", jnp.array(2)),
+        _weights(wrapped, "uniform", np.array(2)),
+        _weights(ENSEMBLE, "uniform", np.array(2)),
     )
 
 
@@ -244,7 +242,7 @@ def test_wrapped_indexers_are_recognised():
         (SCALED, "poisson", "ScaledGaussianIndexer must be one of 'bernoulli'"),
         (UNIT, "exponential", "'bernoulli', 'none'; got 'exponential'"),
         (PRNG, "cauchy", "'poisson', 'exponential', 'bernoulli', 'uniform', 'none'"),
-        (indexers.DirichletIndexer(jnp.ones(2)), "bernoulli", "Dirichlet"),
+        (indexers.DirichletIndexer(np.ones(2)), "bernoulli", "Dirichlet"),
     ],
 )
 def test_unknown_distributions_list_the_accepted_ones(indexer, distribution, accepted):
@@ -255,14 +253,14 @@ def test_unknown_distributions_list_the_accepted_ones(indexer, distribution, acc
 @pytest.mark.parametrize("distribution", ["exponential", None])
 @pytest.mark.parametrize("indexer", [ENSEMBLE, PRNG])
 def test_missing_row_ids_are_a_clear_error(indexer, distribution):
-    data = datasets.ArrayBatch(x=jnp.ones([4, 2]), y=jnp.ones([4, 1]))
+    data = datasets.ArrayBatch(x=np.ones([4, 2]), y=np.ones([4, 1]))
     noise = data_noise.BootstrapNoise(stubs.network(indexer), distribution)
     with pytest.raises(ValueError, match="data_index is missing"):
         noise(data, indexer(jax.random.key(0)))
 
 
 def test_row_ids_may_come_without_their_second_axis():
-    ids = jnp.array([3, 1, 4, 1])
+    ids = np.array([3, 1, 4, 1])
     np.testing.assert_array_equal(
         _weights(ENSEMBLE, "uniform", data_index=ids),
         _weights(ENSEMBLE, "uniform", data_index=ids[:, None]),
@@ -272,10 +270,10 @@ def test_row_ids_may_come_without_their_second_axis():
 @pytest.mark.parametrize("shape", [(4, 1, 1), (4, 2), ()])
 def test_row_ids_of_another_shape_are_errors(shape):
     with pytest.raises(ValueError, match=r"data_index must have shape \[batch, 1\]"):
-        _weights(ENSEMBLE, "uniform", data_index=jnp.ones(shape, int))
+        _weights(ENSEMBLE, "uniform", data_index=np.ones(shape, int))
 
 
-@pytest.mark.parametrize("index", [3, jnp.arange(3), jnp.zeros([4, 1], int)])
+@pytest.mark.parametrize("index", [3, np.arange(3), np.zeros([4, 1], int)])
 def test_wrong_ensemble_indices_are_errors(index):
     with pytest.raises(ValueError, match="index of an ensemble"):
         _weights(ENSEMBLE, "uniform", index)
@@ -283,12 +281,12 @@ def test_wrong_ensemble_indices_are_errors(index):
 
 def test_wrong_vector_indices_are_errors():
     with pytest.raises(ValueError, match=r"index must have shape \[index_dim\]"):
-        _weights(GAUSSIAN, "bernoulli", jnp.ones(4))
+        _weights(GAUSSIAN, "bernoulli", np.ones(4))
 
 
 def test_weight_function_is_built_and_warned_about_once(caplog):
     data = datasets.ArrayBatch(
-        x=jnp.ones([4, 2]), y=jnp.ones([4, 1]), data_index=stubs.IDS
+        x=np.ones([4, 2]), y=np.ones([4, 1]), data_index=stubs.IDS
     )
     with caplog.at_level(logging.WARNING):
         noise = data_noise.BootstrapNoise(stubs.network(UNIT), "bernoulli")
@@ -311,8 +309,9 @@ def test_noise_is_a_hashable_value():
 @pytest.mark.parametrize("name", bootstrapping.DISTRIBUTIONS)
 def test_distributions_have_a_shape_and_mean_one(name):
     draw = bootstrapping.DISTRIBUTIONS[name]
-    assert draw(jax.random.key(0)).shape == ()
-    assert abs(draw(jax.random.key(0), (1000,)).mean() - 1) < 0.1
+    key = jax.random.key(0)
+    assert jax.eval_shape(draw, key).shape == ()
+    assert abs(np.mean(np.asarray(draw(key, (1000,)))) - 1) < 0.1
 
 
 def test_distributions_are_in_order():
