@@ -30,6 +30,7 @@ def uniform_per_example(
     return jax.random.uniform(key, labels.shape[:1], jnp.float32)
 
 
+@jax.jit
 def variance_per_example(
     logits: chex.Array, labels: chex.Array, key: chex.PRNGKey
 ) -> jax.Array:
@@ -69,6 +70,7 @@ def entropy_per_example(
     return uncertainty.predictive_entropy(logits)
 
 
+@jax.jit
 def margin_per_example(
     logits: chex.Array, labels: chex.Array, key: chex.PRNGKey
 ) -> jax.Array:
@@ -117,6 +119,7 @@ def make_ucb_per_example(
       A priority; raises ValueError if `class_values` has a wrong shape.
     """
 
+    @jax.jit
     def ucb_per_example(
         logits: chex.Array, labels: chex.Array, key: chex.PRNGKey
     ) -> jax.Array:
@@ -146,6 +149,7 @@ def make_scaled_std_per_example(
       class_values: as for `make_ucb_per_example`.
     """
 
+    @jax.jit
     def scaled_std_per_example(
         logits: chex.Array, labels: chex.Array, key: chex.PRNGKey
     ) -> jax.Array:

@@ -1,6 +1,7 @@
 """Selection of the rows of highest priority."""
 
-from typing import TypeVar
+import functools
+from typing import Any, TypeVar
 
 import chex
 import haiku as hk
@@ -78,8 +79,7 @@ class PrioritizedBatcher(ActiveLearner):
           `acquisition_size` rows, or all if there are fewer.
         """
         scores, _ = self._priority_fn(params, state, batch, key)
-        ranking = jnp.argsort(jnp.where(jnp.isnan(scores), -jnp.inf, scores))
-        return get_at_index(batch, ranking[-self.acquisition_size :])
+        return get_at_index(batch, _highest(scores, self.acquisition_size))
 
 
 def get_at_index(t: Tree, idx: chex.Array) -> Tree:
@@ -89,4 +89,21 @@ def get_at_index(t: Tree, idx: chex.Array) -> Tree:
       t: a pytree of arrays.
       idx: which rows, `[num_rows]`.
     """
-    return jax.tree.map(lambda x: x if np.ndim(x) == 0 else x[idx], t)
+
+    def at_index(leaf: Any) -> Any:
+        if np.ndim(leaf) == 0:
+            return leaf
+        return _take(leaf, idx) if isinstance(leaf, jax.Array) else leaf[idx]
+
+    return jax.tree.map(at_index, t)
+
+
+@jax.jit
+def _take(array: jax.Array, idx: chex.Array) -> jax.Array:
+    return array[idx]
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def _highest(scores: chex.Array, size: int) -> jax.Array:
+    """The rows of highest scores, in rising order."""
+    return jnp.argsort(jnp.where(jnp.isnan(scores), -jnp.inf, scores))[-size:]

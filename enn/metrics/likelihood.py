@@ -8,7 +8,7 @@ from enn import _checks
 from enn.metrics.base import average_sampled_log_likelihood
 
 
-def check_labels(labels: chex.Array, batch: int, num_classes: int) -> jax.Array:
+def check_labels(labels: chex.Array, batch: int, num_classes: int) -> chex.Array:
     """Returns labels `[batch, 1]` as `[batch]`.
 
     Raises:
@@ -16,23 +16,25 @@ def check_labels(labels: chex.Array, batch: int, num_classes: int) -> jax.Array:
     """
     _checks.shape("labels", labels, (batch, 1), "[batch, 1]")
     _checks.class_labels(labels, num_classes)
-    return jnp.asarray(labels)[:, 0]
+    return labels[:, 0]
 
 
-def check_integer_labels(labels: chex.Array, batch: int, num_classes: int) -> jax.Array:
+def check_integer_labels(
+    labels: chex.Array, batch: int, num_classes: int
+) -> chex.Array:
     """Returns integer labels `[batch, 1]` as `[batch]`.
 
     Raises:
       TypeError: if the labels are of another type, even if their values are integers.
       ValueError: if a label is out of range, or the shape is wrong.
     """
-    dtype = jnp.asarray(labels).dtype
+    dtype = jnp.result_type(labels)
     if not jnp.issubdtype(dtype, jnp.integer):
         raise TypeError(f"labels must be integers, got {dtype}.")
     return check_labels(labels, batch, num_classes)
 
 
-def at_labels(values: jax.Array, labels: jax.Array) -> jax.Array:
+def at_labels(values: jax.Array, labels: chex.Array) -> jax.Array:
     """Picks the entry of each row at its label; a label out of range gives NaN.
 
     Args:
@@ -84,7 +86,7 @@ def label_log_likelihoods(logits: chex.Array, labels: chex.Array) -> jax.Array:
 
 
 @jax.jit
-def _log_likelihoods(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def _log_likelihoods(logits: chex.Array, labels: chex.Array) -> jax.Array:
     # log_softmax, but picked before it is normalised: no array of all classes is made.
     shifted = logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
     return at_labels(shifted, labels) - jnp.log(jnp.exp(shifted).sum(axis=-1))

@@ -36,7 +36,12 @@ def categorical_log_likelihood(probs: chex.Array, labels: chex.Array) -> jax.Arr
     """
     _checks.shape("probs", probs, (None, None), "[batch, num_classes]")
     classes = check_integer_labels(labels, *probs.shape)
-    return jnp.sum(jnp.log(at_labels(jnp.asarray(probs), classes)))
+    return _log_likelihood(probs, classes)
+
+
+@jax.jit
+def _log_likelihood(probs: chex.Array, classes: chex.Array) -> jax.Array:
+    return jnp.sum(jnp.log(at_labels(probs, classes)))
 
 
 def calculate_marginal_ll(logits: chex.Array, labels: chex.Array) -> jax.Array:
@@ -102,4 +107,9 @@ def is_correct(probs: jax.Array, labels: chex.Array) -> jax.Array:
     Raises:
       ValueError: if a label is no integer in range, or the shape is not `[batch, 1]`.
     """
-    return jnp.argmax(probs, axis=-1) == check_labels(labels, *probs.shape)
+    return _is_most_probable(probs, check_labels(labels, *probs.shape))
+
+
+@jax.jit
+def _is_most_probable(probs: jax.Array, classes: chex.Array) -> jax.Array:
+    return jnp.argmax(probs, axis=-1) == classes

@@ -25,5 +25,10 @@ def calculate_brier_score(logits: chex.Array, labels: chex.Array) -> jax.Array:
     """
     probs = marginal_probs(logits)
     classes = check_labels(labels, *probs.shape)
+    return _mean_squared_distance(probs, classes)
+
+
+@jax.jit
+def _mean_squared_distance(probs: jax.Array, classes: chex.Array) -> jax.Array:
     targets = jax.nn.one_hot(classes, probs.shape[-1], dtype=probs.dtype)
     return jnp.mean(jnp.sum((probs - targets) ** 2, axis=-1))

@@ -4,16 +4,16 @@ import jax
 import numpy as np
 import optax
 import pytest
+import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enn import active_learning, base, datasets, losses, networks, supervised, utils
 from enn.loggers import MemoryLogger
 from tests.metrics.batches import normal
-from tests.networks.fast import compiled_init
 
 NUM_ROWS = 11
-X = np.asarray(normal(NUM_ROWS, 2, seed=0))
+X = normal(NUM_ROWS, 2, seed=0)
 POOL = datasets.ArrayBatch(x=X, y=(X[:, 0] > 0).astype(int))
 EVAL = datasets.ArrayBatch(x=X[:6], y=np.array([0, 1, 0, 1, 0, 1]))
 
@@ -57,10 +57,10 @@ def _assert_equal(curve, other):
     initial_size=st.integers(1, NUM_ROWS),
     acquisition_size=st.integers(1, NUM_ROWS + 2),
     num_acquisitions=st.integers(1, 4),
-    priority=st.sampled_from(["uniform", "bald", "margin"]),
+    priority=st.sampled_from(["uniform", "bald"]),
     seed=st.integers(0, 2**32),
 )
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=12)
 def test_rows_are_labelled_once_and_counted(
     num_rows, initial_size, acquisition_size, num_acquisitions, priority, seed
 ):
@@ -126,7 +126,7 @@ def test_points_hold_accuracy_and_nll_of_the_evaluation_data():
     )
     point = _run(Recorder(enn), num_acquisitions=1)[-1]
     labels = EVAL.y
-    log_probs = np.asarray(jax.nn.log_softmax(2 * EVAL.x))
+    log_probs = scipy.special.log_softmax(2 * EVAL.x, axis=1)
     accuracy = np.mean(EVAL.x.argmax(axis=1) == labels)
     np.testing.assert_allclose(point.accuracy, accuracy, rtol=1e-6)
     nll = -np.mean(log_probs[np.arange(6), labels])
@@ -206,11 +206,18 @@ def test_errors_come_before_any_training(kwargs, message):
 @pytest.mark.strict
 def test_learns_more_from_more_labels():
     # Three classes by angle.
-    x = np.asarray(normal(90, 2, seed=5))
+    x = normal(90, 2, seed=5)
     y = ((np.arctan2(x[:, 1], x[:, 0]) + np.pi) * 3 / (2 * np.pi)).astype(int) % 3
     pool = datasets.ArrayBatch(x=x[:60], y=y[:60])
     eval_data = datasets.ArrayBatch(x=x[60:], y=y[60:, None])
-    enn = compiled_init(networks.MLPEnsembleMatchedPrior([10, 3], num_ensemble=2))
+
+    def apply(params, state, inputs, index):
+        return inputs @ params["w"] + 0.1 * index[None], state
+
+    def init(key, inputs, index):
+        return {"w": np.zeros([2, 3], np.float32)}, {}
+
+    enn = base.EpistemicNetwork(apply, init, networks.GaussianIndexer(3))
     loss_fn = losses.average_single_index_loss(losses.XentLoss(3), 2)
 
     def make_experiment(labelled):
@@ -226,13 +233,13 @@ def test_learns_more_from_more_labels():
         make_experiment,
         pool,
         eval_data,
-        initial_size=3,
-        acquisition_size=57,
+        initial_size=2,
+        acquisition_size=58,
         num_acquisitions=2,
         num_batches=100,
         num_enn_samples=9,
         seed=2,
     )
-    assert [point.num_labels for point in curve] == [3, 60]
+    assert [point.num_labels for point in curve] == [2, 60]
     assert curve[-1].accuracy > 0.85 > curve[0].accuracy
     assert curve[-1].nll < 0.5 < curve[0].nll

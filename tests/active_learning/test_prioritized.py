@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from enn import active_learning, datasets, networks
+from enn import active_learning, base, datasets, networks
 from enn.active_learning import prioritized
 from tests.metrics.batches import SMALL_LABELS, SMALL_LOGITS, constant_forward
 
@@ -23,12 +23,12 @@ def _by_score(scores):
 
 
 def _pool(size, **kwargs):
-    rows = jnp.arange(size)
+    rows = np.arange(size)
     return datasets.ArrayBatch(x=10.0 * rows, y=rows[:, None], **kwargs)
 
 
 def _picked(batcher, pool, key=KEY):
-    return list(np.asarray(batcher.sample_batch({}, {}, pool, key).y[:, 0]))
+    return np.ravel(batcher.sample_batch({}, {}, pool, key).y).tolist()
 
 
 @pytest.mark.strict
@@ -42,10 +42,10 @@ def test_documented_choices(name, rows):
         acquisition_size=3,
         priority_fn_ctor=active_learning.get_priority_fn_ctor(name),
     )
-    pool = datasets.ArrayBatch(x=jnp.arange(6), y=SMALL_LABELS)
+    pool = datasets.ArrayBatch(x=np.arange(6), y=SMALL_LABELS)
     picked = batcher.sample_batch({}, {}, pool, KEY)
     assert list(picked.x) == rows
-    np.testing.assert_array_equal(picked.y, SMALL_LABELS[jnp.array(rows)])
+    np.testing.assert_array_equal(picked.y, SMALL_LABELS[rows])
 
 
 def test_default_priority_is_uniform_and_default_size_64():
@@ -78,7 +78,7 @@ def test_all_fields_follow_their_rows_and_scalars_stay():
     # A scalar in extra could not be indexed.
     pool = _pool(
         4,
-        data_index=jnp.arange(4)[:, None] + 100,
+        data_index=np.arange(4)[:, None] + 100,
         weights=np.arange(4.0)[:, None],
         extra={"image": jnp.arange(8).reshape(4, 2), "epoch": jnp.array(7), "n": 3},
     )
@@ -108,22 +108,20 @@ def test_sampling_compiles_with_the_size_of_the_first_call():
         constant_forward(SMALL_LOGITS), acquisition_size=3
     )
     sample = jax.jit(batcher.sample_batch)
-    assert list(sample({}, {}, _pool(6), KEY).y[:, 0]) == [2, 1, 3]
+    assert np.ravel(sample({}, {}, _pool(6), KEY).y).tolist() == [2, 1, 3]
     batcher.acquisition_size = 2
     assert len(sample({}, {}, _pool(6), KEY).y) == 3
     assert _picked(batcher, _pool(6)) == [1, 3]
 
 
 def test_selects_with_the_predictions_of_a_network():
-    enn = networks.MLPEnsembleMatchedPrior(
-        output_sizes=[4, 2],
-        num_ensemble=3,
-        dummy_input=jnp.ones([1, 5]),
-    )
-    pool = datasets.ArrayBatch(
-        x=jax.random.normal(jax.random.PRNGKey(0), [8, 5]), y=jnp.zeros([8, 1], int)
-    )
-    params, state = enn.init(KEY, pool.x, enn.indexer(KEY))
+    def apply(params, state, inputs, index):
+        return inputs @ params["w"] * index[None], state
+
+    enn = base.EpistemicNetwork(apply, None, networks.GaussianIndexer(2))
+    rng = np.random.default_rng(0)
+    pool = datasets.ArrayBatch(x=rng.normal(size=(8, 5)), y=np.zeros([8, 1], int))
+    params, state = {"w": rng.normal(size=(5, 2))}, {}
     batch_fwd = networks.make_batch_fwd(enn, num_enn_samples=6)
     ctor = active_learning.get_priority_fn_ctor("bald")
     batcher = active_learning.PrioritizedBatcher(batch_fwd, 2, ctor)
@@ -135,7 +133,7 @@ def test_selects_with_the_predictions_of_a_network():
 
 def test_get_at_index_keeps_the_structure():
     tree = {"a": np.arange(5), "b": [jnp.arange(10).reshape(5, 2)], "c": 1.5}
-    picked = prioritized.get_at_index(tree, jnp.array([4, 1]))
+    picked = prioritized.get_at_index(tree, np.array([4, 1]))
     np.testing.assert_array_equal(picked["a"], [4, 1])
     np.testing.assert_array_equal(picked["b"][0], [[8, 9], [2, 3]])
     assert picked["c"] == 1.5

@@ -1,4 +1,3 @@
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -54,22 +53,22 @@ def test_against_the_definition(num_bins):
 )
 def test_confidence_on_a_lower_edge_belongs_to_the_bin_above(num_bins, expected):
     logits = logits_of([[0.5, 0.5], [0.45, 0.55]])
-    for value in _both(num_bins, logits, jnp.array([[0], [0]])):
+    for value in _both(num_bins, logits, np.array([[0], [0]])):
         np.testing.assert_allclose(value, expected, atol=1e-6)
 
 
 def test_certain_rows_count_in_the_last_bin():
     # Rows of confidence 1 were dropped; here the wrong one would go unnoticed.
-    logits = jnp.array([[[0.0, 40.0], [jnp.log(3.0), 0.0]]])
-    for value in _both(10, logits, jnp.array([[0], [0]])):
+    logits = np.array([[[0.0, 40.0], [np.log(3.0), 0.0]]])
+    for value in _both(10, logits, np.array([[0], [0]])):
         np.testing.assert_allclose(value, 0.5 * 1 + 0.5 * 0.25, rtol=1e-6)
 
 
 @pytest.mark.strict
 def test_only_certain_and_wrong_rows_have_error_one():
     # 0/0 before: no row was in any bin.
-    logits = jnp.tile(jnp.array([0.0, 40.0]), [2, 3, 1])
-    for value in _both(10, logits, jnp.zeros([3, 1], jnp.int32)):
+    logits = np.tile(np.array([0.0, 40.0]), [2, 3, 1])
+    for value in _both(10, logits, np.zeros([3, 1], np.int32)):
         assert float(value) == 1
 
 
@@ -84,23 +83,23 @@ def test_starts_from_the_default_state():
 def test_state_holds_float32_sums_of_each_bin():
     ece = metrics.ExpectedCalibrationError(4)
     logits = logits_of([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]])
-    state = ece(logits, jnp.array([[0], [0], [0]]))
-    state = ece(logits, jnp.array([[1], [1], [1]]), state)
+    state = ece(logits, np.array([[0], [0], [0]]))
+    state = ece(logits, np.array([[1], [1], [1]]), state)
     assert state.count == 2
     sums = {name: list(value) for name, value in state.extra.items()}
     np.testing.assert_allclose(sums.pop("correct_sums"), [0, 0, 1, 2])
     np.testing.assert_allclose(sums.pop("prob_sums"), [0, 0, 1.2, 3.4], rtol=1e-6)
     np.testing.assert_allclose(sums.pop("counts"), [0, 0, 2, 4])
     assert not sums
-    assert all(value.dtype == jnp.float32 for value in state.extra.values())
+    assert all(value.dtype == np.float32 for value in state.extra.values())
 
 
 @pytest.mark.strict
 def test_reliability_diagram_of_two_batches():
     ece = metrics.ExpectedCalibrationError(4)
     logits = logits_of([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]])
-    state = ece(logits, jnp.array([[0], [0], [0]]))
-    state = ece(logits, jnp.array([[1], [1], [1]]), state)
+    state = ece(logits, np.array([[0], [0], [0]]))
+    state = ece(logits, np.array([[1], [1], [1]]), state)
     diagram = metrics.reliability_diagram(state.extra)
     np.testing.assert_allclose(diagram.confidence, [0, 0, 0.6, 0.85], rtol=1e-6)
     np.testing.assert_allclose(diagram.accuracy, [0, 0, 0.5, 0.5])
@@ -117,8 +116,8 @@ def test_reliability_diagram_of_two_batches():
 @given(seed=st.integers(0, 10**6), scale=st.floats(0.0, 100.0))
 def test_error_is_between_zero_and_one_and_bins_only_refine(seed, scale):
     rng = np.random.default_rng(seed)
-    logits = jnp.asarray(scale * rng.normal(size=(3, 8, 3)), jnp.float32)
-    labels = jnp.asarray(rng.integers(3, size=(8, 1)))
+    logits = np.asarray(scale * rng.normal(size=(3, 8, 3)), np.float32)
+    labels = np.asarray(rng.integers(3, size=(8, 1)))
     coarse, fine = (float(_both(n, logits, labels)[1]) for n in (1, 8))
     assert -1e-6 <= coarse <= fine + 1e-6 <= 1 + 2e-6
 

@@ -1,5 +1,4 @@
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
@@ -55,8 +54,8 @@ def test_defaults_are_ten_rows_from_two_anchors():
 
 def test_joint_ll_is_of_products_within_each_sample():
     # Two members, each certain of one labelling; independence would give 1/4.
-    certain = jnp.array([[[50.0, 0.0]] * 2, [[0.0, 50.0]] * 2])
-    same, mixed = jnp.array([[0], [0]]), jnp.array([[0], [1]])
+    certain = np.array([[[50.0, 0.0]] * 2, [[0.0, 50.0]] * 2])
+    same, mixed = np.array([[0], [0]]), np.array([[0], [1]])
     joint_ll = metrics.calculate_joint_ll(certain, same)
     np.testing.assert_allclose(joint_ll, np.log(0.5), rtol=1e-6)
     np.testing.assert_allclose(metrics.calculate_joint_ll(certain, mixed), -50)
@@ -90,7 +89,7 @@ def test_joint_metrics_do_not_depend_on_the_order_of_samples(order):
         metrics.make_nll_polyadic_calculator(5, 2),
     ]:
         np.testing.assert_allclose(
-            metric(LOGITS[jnp.array(order)], LABELS), metric(LOGITS, LABELS), rtol=1e-5
+            metric(LOGITS[np.array(order)], LABELS), metric(LOGITS, LABELS), rtol=1e-5
         )
 
 
@@ -101,7 +100,7 @@ def test_polyadic_nll_draws_rows_of_each_group(tau, kappa, key):
     log_probs = _log_probs(LOGITS, LABELS)
     terms = []
     for group, group_key in enumerate(jax.random.split(key, num_groups)):
-        drawn = np.asarray(jax.random.randint(group_key, [tau], 0, kappa, jnp.int32))
+        drawn = np.asarray(jax.random.randint(group_key, [tau], 0, kappa, np.int32))
         terms.append(-_log_mean_exp(log_probs[:, group * kappa + drawn].sum(axis=1)))
     np.testing.assert_allclose(
         metrics.make_nll_polyadic_calculator(tau, kappa, key=key)(LOGITS, LABELS),
@@ -145,8 +144,8 @@ def test_permuting_groups_changes_draws_from_labels_but_with_a_key_only_the_term
 @pytest.mark.strict
 def test_confident_wrong_predictions_have_finite_joint_nll():
     # Softmax and then log gave infinity from a gap of 88.
-    logits = jnp.tile(jnp.array([0.0, 200.0]), [2, 4, 1])
-    labels = jnp.zeros([4, 1], jnp.int32)
+    logits = np.tile(np.array([0.0, 200.0]), [2, 4, 1])
+    labels = np.zeros([4, 1], np.int32)
     assert metrics.calculate_joint_ll(logits, labels) == -800
     assert metrics.make_nll_joint_calculator(2)(logits, labels) == 400
     assert metrics.make_nll_polyadic_calculator(10, 2)(logits, labels) == 2000
@@ -191,7 +190,7 @@ def test_sizes_must_be_positive_integers(wrong):
 
 def test_polyadic_nll_of_identical_anchors_is_that_of_repeats():
     # One row, seen tau times: log-mean over members of p^tau, 1.7468 for .9 and .1.
-    logits = jnp.concatenate([logits_of([[p, 1 - p]] * 2) for p in (0.9, 0.1)])
-    labels = jnp.zeros([2, 1], jnp.int32)
+    logits = np.concatenate([logits_of([[p, 1 - p]] * 2) for p in (0.9, 0.1)])
+    labels = np.zeros([2, 1], np.int32)
     value = metrics.make_nll_polyadic_calculator(10, 2)(logits, labels)
     np.testing.assert_allclose(value, 1.7468, atol=1e-4)

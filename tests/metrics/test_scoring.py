@@ -1,4 +1,3 @@
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,7 +10,7 @@ from tests.metrics.batches import LABELS, LOGITS, logits_of, softmax
     [([0.0, 1.0], 2.0), ([1.0, 0.0], 0.0), ([0.5, 0.5], 0.5), ([0.7, 0.3], 0.18)],
 )
 def test_brier_score_of_one_row(probs, expected):
-    value = metrics.calculate_brier_score(logits_of([probs]), jnp.array([[0]]))
+    value = metrics.calculate_brier_score(logits_of([probs]), np.array([[0]]))
     np.testing.assert_allclose(value, expected, rtol=1e-6)
 
 

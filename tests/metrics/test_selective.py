@@ -1,5 +1,4 @@
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -44,7 +43,7 @@ def _rows(seed, num_levels=None):
     ],
 )
 def test_area_by_hand(losses, expected):
-    uncertainty, losses = jnp.arange(4.0), jnp.array(losses)
+    uncertainty, losses = np.arange(4.0), np.array(losses)
     value = metrics.calculate_aurc(uncertainty, losses)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
 
@@ -66,8 +65,8 @@ def test_area_against_the_definition(seed, num_levels, scale):
 
 @pytest.mark.strict
 def test_curve_has_a_point_for_each_distinct_uncertainty():
-    uncertainty = jnp.array([0.3, 0.1, 0.2, 0.2])
-    losses = jnp.array([1, 0, 1, 0])
+    uncertainty = np.array([0.3, 0.1, 0.2, 0.2])
+    losses = np.array([1, 0, 1, 0])
     aggregator = metrics.make_aurc_aggregator(_first, _given_losses)
     for histogram in [
         metrics.exact_histogram(uncertainty, losses),
@@ -88,7 +87,7 @@ def test_full_coverage_has_the_risk_of_all_rows():
 
 def test_defaults_rank_by_the_most_probable_class_and_count_errors():
     logits = logits_of([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
-    labels = jnp.array([[0], [0], [1]])
+    labels = np.array([[0], [0], [1]])
     np.testing.assert_array_equal(metrics.zero_one_loss(logits, labels), [0, 1, 1])
     state = metrics.make_aurc_aggregator()(logits, labels)
     np.testing.assert_allclose(state.value, (0 + 1 / 2 + 2 / 3) / 3, rtol=1e-6)
