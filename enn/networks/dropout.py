@@ -1,5 +1,6 @@
 """Dropout as an epistemic network: the index is the key of the masks."""
 
+import functools
 import itertools
 from collections.abc import Sequence
 
@@ -13,6 +14,7 @@ from enn import _checks, base
 from enn.networks.base import EnnArray
 from enn.networks.flat_inputs import flat_inputs
 from enn.networks.indexers import PrngIndexer
+from enn.networks.init_once import init_once
 from enn.networks.layer_sizes import layer_sizes
 
 
@@ -106,7 +108,8 @@ class MLPDropoutENN(EnnArray):
             return out
 
         transformed = hk.without_apply_rng(hk.transform_with_state(forward))
-        super().__init__(transformed.apply, transformed.init, PrngIndexer())
+        init = functools.partial(init_once, transformed.init)
+        super().__init__(transformed.apply, init, PrngIndexer())
 
 
 def _check_rate(dropout_rate: float) -> None:

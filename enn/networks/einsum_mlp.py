@@ -17,6 +17,7 @@ from enn.networks.einsum_layers import (
     EnsembleMLP,
 )
 from enn.networks.indexers import EnsembleIndexer
+from enn.networks.init_once import init_once
 from enn.networks.layer_sizes import layer_sizes
 from enn.networks.no_state import wrap_enn_no_state_as_enn
 from enn.networks.outputs import parse_net_output
@@ -125,7 +126,7 @@ def make_ensemble_mlp_with_prior_enn(
         output_sizes, num_ensemble, nonzero_bias, activation, w_init
     )
     prior_key, _ = jax.random.split(jax.random.PRNGKey(seed))
-    prior_params, _ = jax.jit(enn.init)(prior_key, dummy_input, 0)
+    prior_params, _ = init_once(enn.init, prior_key, dummy_input, 0)
 
     def prior_fn(inputs: chex.Array, index: base.Index) -> chex.Array:
         return parse_net_output(enn.apply(prior_params, {}, inputs, index)[0])
@@ -162,7 +163,7 @@ def make_ensemble_prior(
         result for an index of another shape.
     """
     ensemble = _transformed(output_sizes, num_ensemble, True, activation, w_init)
-    params = jax.jit(ensemble.init)(next(hk.PRNGSequence(seed)), dummy_input)
+    params = init_once(ensemble.init, next(hk.PRNGSequence(seed)), dummy_input)
 
     @jax.jit
     def combine(params: hk.Params, inputs: chex.Array, index: base.Index) -> chex.Array:

@@ -16,6 +16,7 @@ from enn.networks.additive_priors import EnnWithAdditivePrior
 from enn.networks.base import EnnArray, EnnNoState, Output
 from enn.networks.gp_priors import make_random_gp_ensemble_prior_fns
 from enn.networks.indexers import EnsembleIndexer
+from enn.networks.init_once import init_once
 from enn.networks.mlp_priors import make_mlp_ensemble_prior_fns
 from enn.networks.prior_choice import (
     combine_functions_choice_via_index,
@@ -53,14 +54,21 @@ class EnsembleWithState(EnnArray):
     def __init__(self, model: hk.TransformedWithState, num_ensemble: int):
         self.model = model
         self.num_ensemble = _checks.positive_int("num_ensemble", num_ensemble)
+
+        def init_members(
+            rng_key: chex.PRNGKey, inputs: chex.Array
+        ) -> tuple[hk.Params, hk.State]:
+            keys = jax.random.split(rng_key, num_ensemble)
+            return jax.vmap(model.init, in_axes=(0, None))(keys, inputs)
+
+        self._init_members = init_members
         super().__init__(self._apply, self._init, EnsembleIndexer(num_ensemble))
 
     def _init(
         self, rng_key: chex.PRNGKey, inputs: chex.Array, index: base.Index
     ) -> tuple[hk.Params, hk.State]:
         del index
-        keys = jax.random.split(rng_key, self.num_ensemble)
-        return jax.vmap(self.model.init, in_axes=(0, None))(keys, inputs)
+        return init_once(self._init_members, rng_key, inputs)
 
     def _apply(
         self, params: hk.Params, state: hk.State, inputs: chex.Array, index: base.Index

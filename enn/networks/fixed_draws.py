@@ -1,8 +1,7 @@
 """Drawing parameters that stay fixed, such as those of prior functions."""
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import jax
 
@@ -21,14 +20,3 @@ def concrete_draws(legacy_stream: bool = False) -> Iterator[None]:
         if legacy_stream:
             stack.enter_context(jax.threefry_partitionable(False))
         yield
-
-
-def init_once(init: Callable[..., Any], *args: Any) -> Any:
-    """Returns `init(*args)`, compiled: only the parameters are computed.
-
-    On CPU it is compiled without optimisation. It runs once, and optimising random
-    number generation takes ten times as long as all the rest.
-    """
-    on_cpu = jax.default_backend() == "cpu"
-    options: dict[str, Any] = {"xla_backend_optimization_level": 0} if on_cpu else {}
-    return jax.jit(init).lower(*args).compile(compiler_options=options)(*args)

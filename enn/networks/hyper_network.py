@@ -13,6 +13,7 @@ from enn import _checks, base
 from enn.networks import mlp_priors
 from enn.networks.base import EpistemicModule, Output, OutputWithPrior
 from enn.networks.hyper_layers import DiagonalLinear
+from enn.networks.init_once import init_once
 
 
 def tempered_mlp(
@@ -70,7 +71,7 @@ def hypermodel_module(
     )
     sizes = [int(np.prod(leaf.shape)) for leaf in shapes]
     if diagonal_linear_hyper:
-        base_params = jax.jit(transformed_base.init)(base_key, dummy_input)
+        base_params = init_once(transformed_base.init, base_key, dummy_input)
         b_init_value = jnp.concatenate(
             [jnp.ravel(leaf) for leaf in jax.tree.leaves(base_params)]
         )

@@ -20,6 +20,7 @@ from enn.networks.hyper_layers import (
     PriorMLPIndependentLayers,
 )
 from enn.networks.hyper_network import hypermodel_module, tempered_mlp
+from enn.networks.init_once import init_once
 from enn.networks.layer_sizes import layer_sizes
 from enn.networks.priors import convert_enn_to_prior_fn
 from enn.networks.wrappers import epistemic_network_from_module
@@ -207,7 +208,7 @@ class MLPHypermodelPriorIndependentLayers(EnnWithAdditivePrior):
             return net(inputs, index) / temperature
 
         transformed_prior = hk.without_apply_rng(hk.transform(prior))
-        prior_params = jax.jit(transformed_prior.init)(prior_key, dummy_input, index)
+        prior_params = init_once(transformed_prior.init, prior_key, dummy_input, index)
         prior_fn = functools.partial(transformed_prior.apply, prior_params)
         enn = MLPHypermodel(
             tempered_mlp(base_output_sizes, temperature),

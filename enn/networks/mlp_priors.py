@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from enn import _checks, base
 from enn.networks import members
 from enn.networks.flat_inputs import flat_inputs
+from enn.networks.init_once import init_once
 from enn.networks.layer_sizes import layer_sizes
 
 
@@ -59,8 +60,8 @@ class MLPPriors:
                 rng = hk.PRNGSequence(self._seed)
                 keys = jnp.stack([next(rng) for _ in range(self.num_ensemble)])
                 dummy = jnp.zeros((1, num_features), flat.dtype)
-                init = jax.jit(jax.vmap(self._model.init, in_axes=(0, None)))
-                self._params = init(keys, dummy)
+                init = jax.vmap(self._model.init, in_axes=(0, None))
+                self._params = init_once(init, keys, dummy)
             self._num_features = num_features
         elif num_features != self._num_features:
             raise ValueError(

@@ -16,6 +16,7 @@ from enn.networks.additive_priors import (
 )
 from enn.networks.base import EnnArray, PriorFn
 from enn.networks.gp_priors import GpGamma, make_random_feat_gp
+from enn.networks.init_once import init_once
 from enn.networks.layer_sizes import layer_sizes
 from enn.networks.linear import ConcatLinear
 from enn.networks.outputs import parse_net_output
@@ -45,8 +46,8 @@ def convert_enn_to_prior_fn(
       key: key of the parameters.
     """
     index_key, init_key, _ = jax.random.split(key, 3)
-    init = jax.jit(enn.init)
-    params, state = init(init_key, dummy_input, enn.indexer(index_key))
+    index = enn.indexer(index_key)
+    params, state = init_once(enn.init, init_key, dummy_input, index)
 
     def prior_fn(inputs: chex.Array, index: base.Index) -> chex.Array:
         return parse_net_output(enn.apply(params, state, inputs, index)[0])
@@ -106,7 +107,7 @@ def get_random_mlp_with_index(
         return out
 
     transformed = hk.without_apply_rng(hk.transform(forward))
-    params = jax.jit(transformed.init)(rng, x_sample, z_sample)
+    params = init_once(transformed.init, rng, x_sample, z_sample)
 
     def prior_fn(inputs: chex.Array, index: base.Index) -> chex.Array:
         return transformed.apply(params, inputs, index)

@@ -1,5 +1,6 @@
 """Epistemic networks from Haiku modules, functions and transforms."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import haiku as hk
 from enn import base
 from enn.networks.base import EnnArray, EnnNoState, EpistemicModule, Output
 from enn.networks.indexers import PrngIndexer
+from enn.networks.init_once import init_once
 from enn.networks.no_state import wrap_enn_no_state_as_enn
 
 
@@ -27,7 +29,8 @@ def epistemic_network_from_module(
         return enn_ctor()(inputs, index)
 
     transformed = hk.without_apply_rng(hk.transform_with_state(forward))
-    return EnnArray(transformed.apply, transformed.init, indexer)
+    init = functools.partial(init_once, transformed.init)
+    return EnnArray(transformed.apply, init, indexer)
 
 
 def wrap_net_fn_as_enn(

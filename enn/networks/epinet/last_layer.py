@@ -1,5 +1,6 @@
 """An epinet on the last hidden layer of a base network."""
 
+import functools
 from collections.abc import Sequence
 
 import chex
@@ -11,6 +12,7 @@ from enn.networks.base import Output, OutputWithPrior
 from enn.networks.epinet.protocols import EpinetWithState
 from enn.networks.flat_inputs import flat_inputs
 from enn.networks.indexers import GaussianIndexer
+from enn.networks.init_once import init_once
 from enn.networks.mlp import ProjectedMLP
 
 
@@ -65,7 +67,8 @@ class MLPEpinetWithPrior(EpinetWithState):
 
         transformed = hk.without_apply_rng(hk.transform_with_state(forward))
         indexer = GaussianIndexer(index_dim)
-        super().__init__(transformed.apply, transformed.init, indexer)
+        init = functools.partial(init_once, transformed.init)
+        super().__init__(transformed.apply, init, indexer)
 
 
 def parse_base_hidden(base_out: Output, hidden_name: str = "final_out") -> chex.Array:

@@ -1,5 +1,6 @@
 """An epinet around an MLP."""
 
+import functools
 from collections.abc import Sequence
 
 import chex
@@ -9,6 +10,7 @@ from enn import base
 from enn.networks.base import EnnArray, OutputWithPrior
 from enn.networks.flat_inputs import flat_inputs
 from enn.networks.indexers import GaussianIndexer
+from enn.networks.init_once import init_once
 from enn.networks.layer_sizes import layer_sizes
 from enn.networks.mlp import ExposedMLP, ProjectedMLP
 
@@ -82,4 +84,5 @@ def make_mlp_epinet(
         return OutputWithPrior(out.train + train, prior_scale * prior)
 
     transformed = hk.without_apply_rng(hk.transform_with_state(forward))
-    return EnnArray(transformed.apply, transformed.init, GaussianIndexer(index_dim))
+    init = functools.partial(init_once, transformed.init)
+    return EnnArray(transformed.apply, init, GaussianIndexer(index_dim))

@@ -21,8 +21,9 @@ from enn.networks.conv_prior import KernelShape, conv_prior_net
 from enn.networks.einsum_mlp import make_ensemble_prior
 from enn.networks.ensembles import Ensemble
 from enn.networks.epinet.protocols import EpinetWithState
-from enn.networks.fixed_draws import concrete_draws, init_once
+from enn.networks.fixed_draws import concrete_draws
 from enn.networks.images import as_images
+from enn.networks.init_once import init_once
 
 _IMAGENET_SHAPE = (224, 224, 3)
 _CIFAR_SHAPE = (32, 32, 3)
