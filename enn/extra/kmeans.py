@@ -141,7 +141,7 @@ def kmeans_iteration(x: chex.Array, state: Any) -> KMeansState:
       x: `[num_data, dim]`.
       state: a `KMeansState`, or anything with its attributes.
     """
-    return KMeansState(_moved(x, state.centroids), state.iter + 1)
+    return KMeansState(_moved(jnp.asarray(x), state.centroids), state.iter + 1)
 
 
 @jax.jit
@@ -159,7 +159,7 @@ def compute_output(x: chex.Array, state: Any) -> KMeansOutput:
       x: `[num_data, dim]`.
       state: a `KMeansState`, or anything with its attributes.
     """
-    return _output(x, state.centroids)
+    return _output(jnp.asarray(x), state.centroids)
 
 
 @jax.jit

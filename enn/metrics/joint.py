@@ -149,7 +149,7 @@ def make_nll_polyadic_calculator(
 
 @jax.jit
 def _key_from_labels(labels: chex.Array) -> chex.PRNGKey:
-    values = labels[:, 0].astype(jnp.int32)
+    values = jnp.asarray(labels)[:, 0].astype(jnp.int32)
     offsets = jnp.arange(len(values), dtype=jnp.int32) * values.max() * 10
     return jax.random.PRNGKey(jnp.sum(values * offsets, dtype=jnp.int32))
 

@@ -3,6 +3,7 @@
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from enn import _checks
 from enn.metrics.base import average_sampled_log_likelihood
@@ -16,7 +17,7 @@ def check_labels(labels: chex.Array, batch: int, num_classes: int) -> chex.Array
     """
     _checks.shape("labels", labels, (batch, 1), "[batch, 1]")
     _checks.class_labels(labels, num_classes)
-    return labels[:, 0]
+    return _as_array(labels)[:, 0]
 
 
 def check_integer_labels(
@@ -28,13 +29,17 @@ def check_integer_labels(
       TypeError: if the labels are of another type, even if their values are integers.
       ValueError: if a label is out of range, or the shape is wrong.
     """
-    dtype = jnp.result_type(labels)
+    dtype = _as_array(labels).dtype
     if not jnp.issubdtype(dtype, jnp.integer):
         raise TypeError(f"labels must be integers, got {dtype}.")
     return check_labels(labels, batch, num_classes)
 
 
-def at_labels(values: jax.Array, labels: chex.Array) -> jax.Array:
+def _as_array(labels: chex.Array) -> jax.Array | np.ndarray:
+    return labels if isinstance(labels, jax.Array) else np.asarray(labels)
+
+
+def at_labels(values: chex.Array, labels: chex.Array) -> jax.Array:
     """Picks the entry of each row at its label; a label out of range gives NaN.
 
     Args:
@@ -44,7 +49,7 @@ def at_labels(values: jax.Array, labels: chex.Array) -> jax.Array:
     Returns:
       `[..., batch]`.
     """
-    picked = values.at[..., jnp.arange(len(labels)), labels]
+    picked = jnp.asarray(values).at[..., jnp.arange(labels.shape[0]), labels]
     return picked.get(mode="fill", wrap_negative_indices=False)
 
 
