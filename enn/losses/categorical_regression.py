@@ -37,6 +37,11 @@ def transform_to_2hot(target: chex.Array, support: chex.Array) -> jax.Array:
     _checks.shape("support", support, (None,), "[num_bins]")
     if _checks.is_concrete(support) and np.any(np.diff(np.asarray(support)) < 0):
         raise ValueError(f"support must be in ascending order, got {support}.")
+    return _two_hot(target, support)
+
+
+@jax.jit
+def _two_hot(target: chex.Array, support: chex.Array) -> jax.Array:
     support = jnp.asarray(support)
     target = jnp.clip(target, support[0], support[-1])
     above = jnp.sum(support < target)

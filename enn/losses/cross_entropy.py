@@ -1,5 +1,7 @@
 """Cross-entropy between class labels and logits."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -30,6 +32,11 @@ def label_cross_entropy(
     _checks.class_labels(labels, num_classes)
     shape = (np.shape(labels)[0], num_classes)
     _checks.shape("logits", logits, shape, f"[batch, num_classes] = {list(shape)}")
+    return _row_losses(logits, labels, num_classes)
+
+
+@functools.partial(jax.jit, static_argnames="num_classes")
+def _row_losses(logits: chex.Array, labels: chex.Array, num_classes: int) -> jax.Array:
     labels = jnp.asarray(labels)
     classes = labels.astype(jnp.int32)
     valid = (classes == labels) & (classes >= 0) & (classes < num_classes)

@@ -18,7 +18,7 @@ def golden_batch(kind: str) -> datasets.ArrayBatch:
         y = golden.normal(6, 1, seed=12)
     else:
         y = jax.random.randint(golden.keys(12), (6, 1), 0, 3)
-    return datasets.ArrayBatch(x=golden.X5, y=y, data_index=jnp.arange(6)[:, None] + 3)
+    return datasets.ArrayBatch(x=golden.X5, y=y, data_index=np.arange(6)[:, None] + 3)
 
 
 @functools.cache

@@ -16,6 +16,13 @@ INDEXER = networks.GaussianWithUnitIndexer(4)
 BATCH = cases.batch_of(np.zeros([4, 1]))
 
 
+def _evaluate(loss_fn, enn, state, key):
+    """Loss, state and metrics."""
+    run = jax.jit(lambda state, key: loss_fn(enn, {}, state, BATCH, key))
+    loss, (state, metrics) = run(state, key)
+    return loss, state, metrics
+
+
 def _sum_network(params, state, inputs, index):
     train = inputs @ jnp.ones([inputs.shape[1], 1])
     return networks.OutputWithPrior(train, jnp.zeros_like(train)), state
@@ -51,7 +58,7 @@ def test_golden_combination_with_data_loss():
 @pytest.mark.parametrize("prior_loss", PRIOR_LOSSES)
 def test_value_stated_for_the_original(prior_loss):
     enn = networks.EnnArray(_sum_network, None, networks.EnsembleIndexer(3))
-    loss, (state, metrics) = prior_loss(3)(enn, {}, {}, BATCH, golden.keys(0))
+    loss, state, metrics = _evaluate(prior_loss(3), enn, {}, golden.keys(0))
     np.testing.assert_allclose(loss, 3.0706925, rtol=1e-6)
     assert (state, metrics) == ({}, {})
 
@@ -59,12 +66,12 @@ def test_value_stated_for_the_original(prior_loss):
 @pytest.mark.parametrize("key", [jax.random.key(3), jax.random.PRNGKey(3)])
 def test_state_is_used_and_kept_and_keys_are_split(key):
     # Networks used to be given an empty state.
-    state = {"net": {"scale": jnp.array(2.0)}}
+    state = {"net": {"scale": np.float32(2)}}
     enn = networks.EnnArray(_indexed, None, INDEXER)
     loss_fn = losses.RegressionPriorLoss(5, scale=10.0)
-    loss, (new_state, _) = loss_fn(enn, {}, state, BATCH, key)
+    loss, new_state, _ = _evaluate(loss_fn, enn, state, key)
     index_key, _ = jax.random.split(key)
-    indices = utils.make_batch_indexer(INDEXER, 5)(index_key)[:, 1]
+    indices = np.asarray(utils.make_batch_indexer(INDEXER, 5)(index_key))[:, 1]
     np.testing.assert_allclose(loss, 10 * 0.5 * np.mean((2 * indices) ** 2), rtol=1e-5)
     assert new_state == state
 
@@ -72,22 +79,28 @@ def test_state_is_used_and_kept_and_keys_are_split(key):
 @pytest.mark.parametrize("prior_loss", PRIOR_LOSSES)
 def test_distillation_adds_terms_at_the_mean_index(prior_loss):
     # The network was called without its state, a TypeError.
-    state = {"net": {"scale": jnp.array(2.0)}}
+    state = {"net": {"scale": np.float32(2)}}
     enn = networks.EnnArray(_indexed, None, INDEXER)
-    args = (enn, {}, state, BATCH, golden.keys(1))
-    plain = prior_loss(5, scale=10.0)(*args)[0]
-    loss, (new_state, _) = prior_loss(5, scale=10.0, distill_index=True)(*args)
-    index_key, data_key = jax.random.split(golden.keys(1))
-    x = losses.MatchingGaussianData()(BATCH, data_key)
-    outs = losses.generate_batched_forward_at_data_with_state(
-        5, x, enn, {}, index_key, state
-    )
-    distill_out, _ = _indexed({}, state, x, INDEXER.mean_index)
+    args = (enn, state, golden.keys(1))
+    plain, *_ = _evaluate(prior_loss(5, scale=10.0), *args)
+    distilled = prior_loss(5, scale=10.0, distill_index=True)
+    loss, new_state, _ = _evaluate(distilled, *args)
     kind = prior_loss.__name__.removesuffix("PriorLoss").lower()
-    terms = [
-        getattr(prior_losses, f"distill_{moment}_{kind}")(outs, distill_out)
-        for moment in ("mean", "var")
-    ]
+
+    @jax.jit
+    def distillation(state, key):
+        index_key, data_key = jax.random.split(key)
+        x = losses.MatchingGaussianData()(BATCH, data_key)
+        outs = losses.generate_batched_forward_at_data_with_state(
+            5, x, enn, {}, index_key, state
+        )
+        distill_out, _ = _indexed({}, state, x, INDEXER.mean_index)
+        return [
+            getattr(prior_losses, f"distill_{moment}_{kind}")(outs, distill_out)
+            for moment in ("mean", "var")
+        ]
+
+    terms = distillation(state, golden.keys(1))
     np.testing.assert_allclose(loss - plain, sum(terms), rtol=1e-4)
     assert terms[1] > 0
     assert new_state == state
@@ -95,9 +108,9 @@ def test_distillation_adds_terms_at_the_mean_index(prior_loss):
 
 def test_indexer_without_a_mean_has_nothing_to_distil():
     enn = networks.EnnArray(_sum_network, None, networks.EnsembleIndexer(3))
-    args = (enn, {}, {}, BATCH, golden.keys(0))
-    distilled = losses.RegressionPriorLoss(3, distill_index=True)(*args)
-    assert distilled == losses.RegressionPriorLoss(3)(*args)
+    args = (enn, {}, golden.keys(0))
+    distilled = _evaluate(losses.RegressionPriorLoss(3, distill_index=True), *args)
+    assert distilled == _evaluate(losses.RegressionPriorLoss(3), *args)
 
 
 @pytest.mark.parametrize("prior_loss", PRIOR_LOSSES)
