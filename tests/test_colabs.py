@@ -2,10 +2,13 @@
 
 import pathlib
 import re
+import sys
+import types
 
 import nbclient
 import nbformat
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
 COLABS = pathlib.Path(__file__).parents[1] / "colabs"
 
@@ -75,6 +78,24 @@ def test_epinet_demo() -> None:
     assert _num_pictures(notebook) == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "extras"), [("enn_demo", "demo"), ("epinet_demo", "demo,checkpoints")]
+)
+def test_first_cell_installs_from_git_on_colab_and_nothing_elsewhere(
+    name: str, extras: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebook = nbformat.read(COLABS / f"{name}.ipynb", as_version=4)
+    first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    shell, installs = InteractiveShell(), []
+    shell.register_magic_function(installs.append, magic_name="pip")
+    shell.run_cell(first.source).raise_error()
+    assert not installs
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    shell.run_cell(first.source).raise_error()
+    repository = shell.user_ns["REPOSITORY"]
+    assert installs == [f'install --quiet "enn[{extras}] @ git+{repository}"']
+
+
 @pytest.mark.parametrize("name", ["enn_demo", "epinet_demo"])
 def test_stored_notebook_is_small_has_run_in_order_and_without_errors(
     name: str,
@@ -85,7 +106,6 @@ def test_stored_notebook_is_small_has_run_in_order_and_without_errors(
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
-    assert "git+" in code[0].source
     assert not code[0].outputs
     for cell in code:
         assert not any(out.output_type == "error" for out in cell.outputs)
