@@ -7,7 +7,6 @@ import scipy.special
 from hypothesis import strategies as st
 
 from enn import losses, networks
-from tests import golden
 from tests.losses import cases
 
 ATOMS = np.array([-2.0, 0.0, 1.0], np.float32)

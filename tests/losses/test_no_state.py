@@ -86,7 +86,8 @@ def test_loss_equals_its_twin(no_state, with_state):
     key = golden.keys(5)
     got = jax.jit(lambda params: no_state(ENN, params, BATCH, key))(PARAMS)
     enn = networks.wrap_enn_no_state_as_enn(ENN)
-    loss, (state, metrics) = with_state(enn, PARAMS, {}, BATCH, key)
+    run = jax.jit(lambda params: with_state(enn, params, {}, BATCH, key))
+    loss, (state, metrics) = run(PARAMS)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got, (loss, metrics)
     )

@@ -1,6 +1,5 @@
 import hypothesis
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
@@ -23,7 +22,8 @@ def test_density_equals_scipy():
 @pytest.mark.strict
 @pytest.mark.parametrize("pi", [0.0, 0.3, 1.0])
 def test_mixture_equals_scipy(pi):
-    got = vi_losses.sum_log_scale_mixture_normal(X, 0.5, 2.0, -1.0, 1.0, pi)
+    log_density = jax.jit(vi_losses.sum_log_scale_mixture_normal)
+    got = log_density(X, 0.5, 2.0, -1.0, 1.0, pi)
     first = scipy.stats.norm(-1.0, 0.5).pdf(X)
     second = scipy.stats.norm(1.0, 2.0).pdf(X)
     wanted = np.log(pi * first + (1 - pi) * second).sum()
@@ -32,7 +32,7 @@ def test_mixture_equals_scipy(pi):
 
 @pytest.mark.strict
 def test_mixture_of_one_part_is_finite_far_out_with_its_gradient():
-    x = jnp.array([100.0, -3.0])
+    x = np.array([100.0, -3.0])
     value, grad = jax.jit(jax.value_and_grad(vi_losses.sum_log_scale_mixture_normal))(
         x, 1.0, 0.1
     )
@@ -41,7 +41,7 @@ def test_mixture_of_one_part_is_finite_far_out_with_its_gradient():
 
 
 def test_density_of_a_tree_is_a_sum_over_its_entries():
-    tree = {"a": jnp.array([[0.1, 0.2]]), "b": [jnp.array(3.0)]}
+    tree = {"a": np.array([[0.1, 0.2]]), "b": [np.array(3.0)]}
     got = vi_losses.normal_log_prob(tree, 2.0, 0.5)
     wanted = scipy.stats.norm.logpdf([0.1, 0.2, 3.0], 0.5, 2.0).sum()
     np.testing.assert_allclose(got, wanted, rtol=1e-6)
