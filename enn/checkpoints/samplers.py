@@ -34,6 +34,7 @@ class EnnSampler(Protocol):
         ...
 
 
+@jax.jit
 def average_logits(array: chex.Array) -> jax.Array:
     """Returns the logits of the average probabilities, log (1/S) Σ_s softmax(x_s).
 
