@@ -31,14 +31,14 @@ def test_an_experiment_trains_on_stored_images_and_evaluates(store):
     experiment = supervised.Experiment(
         enn,
         losses.average_single_index_loss(single_loss, 2),
-        optax.adam(1e-2),
+        optax.adam(0.1),
         dataset.train_dataset(),
         logger=logger,
         train_log_freq=None,
         eval_datasets={"test": itertools.cycle(dataset.eval_datasets()["eval"])},
         eval_metrics={"accuracy": metrics.make_accuracy_calculator()},
         eval_enn_samples=2,
-        eval_log_freq=40,
+        eval_log_freq=10,
     )
-    experiment.train(40)
+    experiment.train(10)
     assert logger.rows[-1]["accuracy"] == 1
