@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from enn import losses, metrics, networks, supervised, utils
+from enn import base, losses, metrics, networks, supervised, utils
 from enn.datasets import ArrayBatch
 from enn.loggers import MemoryLogger
 from enn.supervised import chunks
@@ -24,7 +24,17 @@ NUM_STEPS = 50
 
 @functools.cache
 def make_enn() -> Any:
-    return compiled_init(networks.MLPEnsembleMatchedPrior([2, 2], num_ensemble=2))
+    """Logits x·w, with the index as the prior."""
+
+    def apply(params: Any, state: Any, inputs: Any, index: Any) -> Any:
+        train = inputs @ params["linear"]["w"]
+        prior = jnp.broadcast_to(index[None], train.shape)
+        return networks.OutputWithPrior(train, prior), state
+
+    def init(key: Any, inputs: Any, index: Any) -> Any:
+        return {"linear": {"w": jax.random.normal(key, [3, 2])}}, {}
+
+    return base.EpistemicNetwork(apply, init, networks.GaussianIndexer(2))
 
 
 def make_data(num_data: int = 12, seed: int = 0) -> ArrayBatch:
