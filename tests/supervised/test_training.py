@@ -144,12 +144,9 @@ def make_experiment(dataset: Any, **kwargs: Any) -> tuple[Any, MemoryLogger]:
 @pytest.mark.parametrize(
     ("train_log_freq", "eval_log_freq", "in_memory"),
     [
-        (1, 1, True),
-        (3, 1, False),
-        (0, 7, True),
-        (1, 7, False),
-        (3, 20, True),
-        (0, None, False),
+        (train, evaluate, (i + j) % 2 == 0)
+        for i, train in enumerate([1, 3, 0])
+        for j, evaluate in enumerate([1, 7, 20, None])
     ],
 )
 def test_fused_training_equals_one_step_at_a_time(
