@@ -9,7 +9,6 @@ from typing import Any
 
 import haiku as hk
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from enn import base, networks
@@ -40,9 +39,11 @@ class Descriptor:
     num_outputs: int = 2
 
 
-X = jax.random.normal(jax.random.PRNGKey(2), (4, 3))
-IMAGES = jax.random.normal(jax.random.PRNGKey(3), (3, 8, 8, 3))
-HEAD = AgentConfig(hiddens=(5,), index_dim=2)
+# Networks share their sizes where they can: eager operations are compiled once a shape.
+_DRAW = np.random.default_rng(2)
+X = _DRAW.normal(size=(4, 3)).astype(np.float32)
+IMAGES = _DRAW.normal(size=(3, 4, 4, 3)).astype(np.float32)
+HEAD = AgentConfig(hiddens=(4,), index_dim=3)
 ATOMS = np.linspace(-2, 2, 5)
 TOKENS = BertInput(
     token_ids=np.array([[1, 2, 3, 4, 0], [5, 6, 7, 0, 0]]),
@@ -56,7 +57,7 @@ def _mlp(sizes: list[int]) -> hk.Transformed:
 
 
 def _batch_norm_net(x: jax.Array) -> jax.Array:
-    x = hk.Linear(5)(x)
+    x = hk.Linear(4)(x)
     x = hk.BatchNorm(True, True, 0.9)(x, is_training=True)
     return hk.Linear(2)(jax.nn.relu(x))
 
@@ -72,16 +73,16 @@ def _ensemble_no_state() -> base.EpistemicNetwork:
 
 def _random_mlp_prior() -> base.EpistemicNetwork:
     prior_fn = networks.get_random_mlp_with_index(
-        X, jnp.ones(3), jax.random.PRNGKey(1), [4, 2]
+        X, np.ones(3), jax.random.PRNGKey(1), [4, 2]
     )
-    epinet = networks.epinet.make_mlp_epinet([4, 2], [5], 3)
+    epinet = networks.epinet.make_mlp_epinet([4, 2], [4], 3)
     return networks.EnnWithAdditivePrior(epinet, prior_fn, 0.5)
 
 
 def _linear_prior() -> base.EpistemicNetwork:
     prior_fns = networks.make_mlp_ensemble_prior_fns([4, 2], X, 3)
     return networks.EnnWithAdditivePrior(
-        networks.epinet.make_mlp_epinet([4, 2], [5], 3),
+        networks.epinet.make_mlp_epinet([4, 2], [4], 3),
         networks.combine_functions_linear_in_index(prior_fns),
     )
 
@@ -101,12 +102,12 @@ def _projected_mlp() -> base.EpistemicNetwork:
 
 def _bert(is_training: bool) -> base.EpistemicNetwork:
     config = BertConfig(
-        vocab_size=11,
+        vocab_size=8,
         hidden_size=6,
         num_hidden_layers=1,
         num_attention_heads=3,
-        intermediate_size=8,
-        max_position_embeddings=7,
+        intermediate_size=6,
+        max_position_embeddings=8,
         type_vocab_size=2,
     )
     return make_bert_enn(config, is_training)
@@ -155,12 +156,12 @@ DESCRIPTORS = [
     Descriptor("random_mlp_prior", _random_mlp_prior, X),
     Descriptor("projected_mlp", _projected_mlp, X),
     Descriptor(
-        "mlp_epinet", lambda: networks.epinet.make_mlp_epinet([4, 2], [5], 3), X
+        "mlp_epinet", lambda: networks.epinet.make_mlp_epinet([4, 2], [4], 3), X
     ),
     Descriptor(
         "scaled",
         lambda: networks.scale_enn_output(
-            networks.epinet.make_mlp_epinet([4, 2], [5], 3), 2.0
+            networks.epinet.make_mlp_epinet([4, 2], [4], 3), 2.0
         ),
         X,
     ),
@@ -179,10 +180,10 @@ DESCRIPTORS = [
         lambda: networks.make_ensemble_mlp_with_prior_enn([4, 2], X, 3),
         X,
     ),
-    Descriptor("dropout", lambda: networks.MLPDropoutENN([6, 6, 2], 0.1), X),
-    Descriptor("gaussian_noise", lambda: networks.GaussianNoiseMLP([6, 2], 0.1), X),
+    Descriptor("dropout", lambda: networks.MLPDropoutENN([4, 4, 2], 0.1), X),
+    Descriptor("gaussian_noise", lambda: networks.GaussianNoiseMLP([4, 2], 0.1), X),
     Descriptor("bbb", lambda: networks.make_bbb_enn([4, 2], X), X),
-    Descriptor("index_mlp", lambda: networks.IndexMLPEnn([4, 5, 2], 3, 6), X),
+    Descriptor("index_mlp", lambda: networks.IndexMLPEnn([4, 4, 2], 3, 6), X),
     Descriptor(
         "index_mlp_gp_prior",
         lambda: networks.IndexMLPWithGpPrior([4, 2], 3, 2, 5, variance_dim=6),
@@ -201,29 +202,29 @@ DESCRIPTORS = [
     Descriptor(
         "hypermodel",
         lambda: networks.MLPHypermodel(
-            _mlp([4, 2]), X, networks.ScaledGaussianIndexer(3), hidden_sizes=[5]
+            _mlp([4, 2]), X, networks.ScaledGaussianIndexer(3), hidden_sizes=[4]
         ),
         X,
     ),
     Descriptor(
         "hypermodel_hypermodel_prior",
         lambda: networks.MLPHypermodelWithHypermodelPrior(
-            [4, 2], 0.7, X, networks.ScaledGaussianIndexer(3), [3, 2], [5], [6]
+            [4, 2], 0.7, X, networks.ScaledGaussianIndexer(3), [4, 2], [4], [4]
         ),
         X,
     ),
     Descriptor(
         "hypermodel_independent_prior",
         lambda: networks.MLPHypermodelPriorIndependentLayers(
-            [4, 2], 0.7, X, networks.ScaledGaussianIndexer(3), [3, 2], [5]
+            [4, 2], 0.7, X, networks.ScaledGaussianIndexer(3), [4, 2], [4]
         ),
         X,
     ),
-    Descriptor("lenet", lambda: networks.EnsembleLeNet5ENN(2, 2, (2, 4)), IMAGES),
+    Descriptor("lenet", lambda: networks.EnsembleLeNet5ENN(2, 2, (16,)), IMAGES),
     Descriptor(
         "vgg",
         lambda: networks.EnsembleVGGENN(
-            2, 2, vgg_output_channels=(4, 6), vgg_strides=(1, 2)
+            2, 2, vgg_output_channels=(16,), vgg_strides=(1,)
         ),
         IMAGES,
     ),
@@ -237,9 +238,10 @@ DESCRIPTORS = [
     Descriptor(
         "combined",
         lambda: networks.combine_naive_enn(
-            make_head_enn("epinet", 2, HEAD), _bert(False)
+            make_head_enn("epinet", 2, HEAD),
+            networks.wrap_net_fn_as_enn(lambda x: hk.Linear(4, name="torso")(x)),
         ),
-        TOKENS,
+        X,
     ),
     Descriptor("samples", _samples, X),
 ]
