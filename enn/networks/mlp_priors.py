@@ -29,6 +29,20 @@ def transformed_mlp(
     return hk.without_apply_rng(hk.transform(forward))
 
 
+@functools.lru_cache(maxsize=16)
+def _init_members(
+    output_sizes: tuple[int, ...],
+    w_init: hk.initializers.Initializer | None,
+    b_init: hk.initializers.Initializer | None,
+) -> Callable[[chex.Array, chex.Array], hk.Params]:
+    """Returns `(keys, inputs) -> parameters`, the same function for the same settings.
+
+    So JAX compiles it once for all priors of an architecture.
+    """
+    init = transformed_mlp(output_sizes, w_init, b_init).init
+    return jax.vmap(init, in_axes=(0, None))
+
+
 class MLPPriors:
     """Fixed MLPs with stacked parameters, drawn when the input shape is known.
 
@@ -46,6 +60,7 @@ class MLPPriors:
     ):
         self.num_ensemble = _checks.positive_int("num_ensemble", num_ensemble)
         self._model = transformed_mlp(output_sizes, w_init, b_init)
+        self._settings = (tuple(output_sizes), w_init, b_init)
         self._seed = seed
         self._num_features: int | None = None
         self._params: hk.Params = {}
@@ -60,7 +75,7 @@ class MLPPriors:
                 rng = hk.PRNGSequence(self._seed)
                 keys = jnp.stack([next(rng) for _ in range(self.num_ensemble)])
                 dummy = jnp.zeros((1, num_features), flat.dtype)
-                init = jax.vmap(self._model.init, in_axes=(0, None))
+                init = _init_members(*self._settings)
                 self._params = init_once(init, keys, dummy)
             self._num_features = num_features
         elif num_features != self._num_features:
