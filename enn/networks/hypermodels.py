@@ -122,6 +122,16 @@ class MLPHypermodelWithHypermodelPrior(EnnWithAdditivePrior):
         seed: int = 0,
         scale: bool = True,
     ):
+        enn = MLPHypermodel(
+            tempered_mlp(base_output_sizes),
+            dummy_input,
+            indexer,
+            hyper_hidden_sizes,
+            return_generated_params,
+            scale,
+            w_init,
+            b_init,
+        )
         prior_enn = MLPHypermodel(
             tempered_mlp(prior_base_output_sizes),
             dummy_input,
@@ -133,16 +143,6 @@ class MLPHypermodelWithHypermodelPrior(EnnWithAdditivePrior):
         )
         prior_fn = convert_enn_to_prior_fn(
             prior_enn, dummy_input, jax.random.PRNGKey(seed)
-        )
-        enn = MLPHypermodel(
-            tempered_mlp(base_output_sizes),
-            dummy_input,
-            indexer,
-            hyper_hidden_sizes,
-            return_generated_params,
-            scale,
-            w_init,
-            b_init,
         )
         super().__init__(enn, prior_fn, prior_scale)
 
@@ -192,6 +192,16 @@ class MLPHypermodelPriorIndependentLayers(EnnWithAdditivePrior):
         problem_temperature: float | None = None,
     ):
         temperature = problem_temperature or 1.0
+        enn = MLPHypermodel(
+            tempered_mlp(base_output_sizes, temperature),
+            dummy_input,
+            indexer,
+            hyper_hidden_sizes,
+            return_generated_params,
+            scale,
+            w_init,
+            b_init,
+        )
         prior_key = next(hk.PRNGSequence(seed))
         index = indexer(prior_key)
         _checks.shape("the index that indexer draws", index, (None,), "[index_dim]")
@@ -210,14 +220,4 @@ class MLPHypermodelPriorIndependentLayers(EnnWithAdditivePrior):
         transformed_prior = hk.without_apply_rng(hk.transform(prior))
         prior_params = init_once(transformed_prior.init, prior_key, dummy_input, index)
         prior_fn = functools.partial(transformed_prior.apply, prior_params)
-        enn = MLPHypermodel(
-            tempered_mlp(base_output_sizes, temperature),
-            dummy_input,
-            indexer,
-            hyper_hidden_sizes,
-            return_generated_params,
-            scale,
-            w_init,
-            b_init,
-        )
         super().__init__(enn, prior_fn, prior_scale)
