@@ -137,12 +137,17 @@ def test_module_can_be_named():
     assert list(params) == ["net/mlp/~/linear_0"]
 
 
+@functools.cache
+def _made(make, num_outputs):
+    return make([4, num_outputs])
+
+
 @pytest.mark.strict
 @pytest.mark.parametrize("make", [_gp_prior, _mlp_prior])
 @pytest.mark.parametrize("num_outputs", [1, 2])
 @pytest.mark.parametrize("num_indices", [2, 5])
 def test_batch_forward_agrees_with_one_index_at_a_time(make, num_outputs, num_indices):
-    enn = make([4, num_outputs])
+    enn = _made(make, num_outputs)
     params, state = random_params(enn, X)
     assert params["categorical_regression_mlp/mlp/~/linear_0"]["w"].shape == (3, 3, 4)
     fwd = make_batch_fwd(enn, num_indices, seed=1)(params, state, X)

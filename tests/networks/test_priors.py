@@ -1,3 +1,5 @@
+import functools
+
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -72,6 +74,11 @@ def test_a_random_mlp_is_an_mlp_of_inputs_and_index():
     _close(prior_fn(X, index), expected, rtol=1e-4)
 
 
+@functools.cache
+def _random_mlp():
+    return networks.get_random_mlp_with_index(X, np.ones(4), key(2), [2])
+
+
 def test_the_input_part_of_a_random_mlp_is_computed_once():
     prior_fn = networks.get_random_mlp_with_index(WIDE, jnp.ones(4), key(2), [16, 2])
     num_indices = 100
@@ -93,9 +100,8 @@ def test_the_input_part_of_a_random_mlp_is_computed_once():
     ],
 )
 def test_a_random_mlp_takes_inputs_and_indices_of_its_samples(inputs, index, message):
-    prior_fn = networks.get_random_mlp_with_index(X, jnp.ones(4), key(2), [2])
     with pytest.raises(ValueError, match=message):
-        prior_fn(inputs, index)
+        _random_mlp()(inputs, index)
 
 
 @pytest.mark.parametrize("sizes", [[], [0], [3, -1]])

@@ -142,8 +142,8 @@ def test_wrong_arguments_raise(make: Any, kwargs: Any, message: str) -> None:
 
 
 def test_index_of_another_size_raises() -> None:
-    with pytest.raises(ValueError, match=r"index must have shape \[1\]"):
-        make_cifar_conv_prior(1)(ONES, jnp.ones(2))
+    with pytest.raises(ValueError, match=r"index must have shape \[2\]"):
+        _cifar_prior()(ONES, np.ones(3))
 
 
 def test_prior_is_added_to_that_of_the_epinet() -> None:
