@@ -23,13 +23,14 @@ pytestmark = pytest.mark.parametrize(
 class Computed(NamedTuple):
     """What is computed of a network, once: compiling takes all the time.
 
-    Eager operations are compiled once for all networks that share shapes, which makes
-    `init` cheapest eagerly. One compiled program gives what `jax.jit` does.
+    One program initialises it, for legacy and for typed keys; another gives predictions
+    and gradients at several indices. Eager operations are compiled once for all
+    networks that share shapes.
 
     Attributes:
       enn: the network.
       args: parameters, state and inputs of `enn.apply`.
-      eager: parameters, state, predictions and new state.
+      eager: parameters and state, then predictions and new state, computed eagerly.
       typed: the same from typed random keys.
       indices: several indices, stacked.
       many: predictions at `indices` under `jax.vmap`.
@@ -52,8 +53,16 @@ class Computed(NamedTuple):
 @functools.lru_cache(maxsize=2)
 def _computed(net: Descriptor) -> Computed:
     enn = net.make()
-    eager = _init_and_predict(enn, jax.random.PRNGKey, net.inputs)
-    typed = _init_and_predict(enn, jax.random.key, net.inputs)
+    key_fns = (jax.random.PRNGKey, jax.random.key)
+
+    @jax.jit
+    def init(inputs: Any) -> Any:
+        return [enn.init(key(0), inputs, enn.indexer(key(1))) for key in key_fns]
+
+    eager, typed = (
+        (*variables, *_predict(enn, *variables, net.inputs, enn.indexer(key(1))))
+        for variables, key in zip(init(net.inputs), key_fns, strict=True)
+    )
     args = (*eager[:2], net.inputs)
     indices = jax.vmap(enn.indexer)(jax.random.split(jax.random.key(3), 5))
 
@@ -74,12 +83,6 @@ def _computed(net: Descriptor) -> Computed:
         return many, each, grads, grads_each
 
     return Computed(enn, args, eager, typed, indices, *at_indices(indices, *args))
-
-
-def _init_and_predict(enn: Any, make_key: Any, inputs: Any) -> tuple[Any, ...]:
-    index = enn.indexer(make_key(1))
-    params, state = enn.init(make_key(0), inputs, index)
-    return params, state, *_predict(enn, params, state, inputs, index)
 
 
 def _predict(enn: Any, *args: Any) -> tuple[jax.Array, Any]:
@@ -110,16 +113,6 @@ def test_parameters_and_predictions_are_float32(net: Descriptor) -> None:
     params, _, preds, _ = _computed(net).eager
     for leaf in jax.tree.leaves((params, preds)):
         assert leaf.dtype == jnp.float32
-
-
-def test_init_can_be_traced(net: Descriptor) -> None:
-    enn, args, *_ = _computed(net)
-
-    def init(key: jax.Array, inputs: Any) -> Any:
-        return enn.init(key, inputs, enn.indexer(key))
-
-    traced = jax.eval_shape(init, jax.random.key(0), net.inputs)
-    assert _types(traced) == _types(args[:2])
 
 
 def test_saved_parameters_give_eagerly_what_jit_gives(net: Descriptor) -> None:
