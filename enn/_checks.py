@@ -39,6 +39,11 @@ def is_concrete(*arrays: Any) -> bool:
     return not any(isinstance(array, jax.core.Tracer) for array in arrays)
 
 
+def as_array(values: Any) -> jax.Array | np.ndarray:
+    """Returns `values` as an array, which stays on the host if it is not JAX's."""
+    return values if isinstance(values, jax.Array) else np.asarray(values)
+
+
 def shape(name: str, array: Any, expected: tuple[int | None, ...], axes: str) -> None:
     """Raises ValueError unless `array` has the `expected` shape.
 

@@ -3,7 +3,6 @@
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from enn import _checks
 
@@ -15,7 +14,7 @@ def float_rows(name: str, data: chex.Array) -> jax.Array:
       ValueError: unless `data` is `[num_data, dim]` with at least one row.
     """
     _checks.shape(name, data, (None, None), "[num_data, dim]")
-    data = data if isinstance(data, jax.Array) else np.asarray(data)
+    data = _checks.as_array(data)
     if not data.shape[0]:
         raise ValueError(f"{name} must have at least one row.")
     return jnp.asarray(data, jnp.promote_types(jnp.result_type(data), jnp.float32))

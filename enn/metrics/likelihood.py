@@ -3,7 +3,6 @@
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from enn import _checks
 from enn.metrics.base import average_sampled_log_likelihood
@@ -17,7 +16,7 @@ def check_labels(labels: chex.Array, batch: int, num_classes: int) -> chex.Array
     """
     _checks.shape("labels", labels, (batch, 1), "[batch, 1]")
     _checks.class_labels(labels, num_classes)
-    return _as_array(labels)[:, 0]
+    return _checks.as_array(labels)[:, 0]
 
 
 def check_integer_labels(
@@ -29,14 +28,10 @@ def check_integer_labels(
       TypeError: if the labels are of another type, even if their values are integers.
       ValueError: if a label is out of range, or the shape is wrong.
     """
-    dtype = _as_array(labels).dtype
+    dtype = _checks.as_array(labels).dtype
     if not jnp.issubdtype(dtype, jnp.integer):
         raise TypeError(f"labels must be integers, got {dtype}.")
     return check_labels(labels, batch, num_classes)
-
-
-def _as_array(labels: chex.Array) -> jax.Array | np.ndarray:
-    return labels if isinstance(labels, jax.Array) else np.asarray(labels)
 
 
 def at_labels(values: chex.Array, labels: chex.Array) -> jax.Array:

@@ -29,7 +29,6 @@ NUM_STEPS = 50
 NUM_SAVED = 20
 CAPACITY = 64  # of the chunks that hold the steps
 BATCH_SIZE = 64
-# Experiments that have them in common share what is compiled.
 LOSS = losses.average_single_index_loss(losses.XentLoss(2), 8)
 OPTIMIZER = optax.adam(1e-2)
 README = pathlib.Path(__file__).parents[2] / "README.md"
