@@ -3,6 +3,7 @@
 Parameters and state of all members are stacked along the first axis of every leaf.
 """
 
+import functools
 from collections.abc import Sequence
 
 import chex
@@ -54,21 +55,15 @@ class EnsembleWithState(EnnArray):
     def __init__(self, model: hk.TransformedWithState, num_ensemble: int):
         self.model = model
         self.num_ensemble = _checks.positive_int("num_ensemble", num_ensemble)
-
-        def init_members(
-            rng_key: chex.PRNGKey, inputs: chex.Array
-        ) -> tuple[hk.Params, hk.State]:
-            keys = jax.random.split(rng_key, num_ensemble)
-            return jax.vmap(model.init, in_axes=(0, None))(keys, inputs)
-
-        self._init_members = init_members
         super().__init__(self._apply, self._init, EnsembleIndexer(num_ensemble))
 
     def _init(
         self, rng_key: chex.PRNGKey, inputs: chex.Array, index: base.Index
     ) -> tuple[hk.Params, hk.State]:
         del index
-        return init_once(self._init_members, rng_key, inputs)
+        # Eagerly, as the original `enn`: batch norm may amplify another rounding.
+        keys = jax.random.split(rng_key, self.num_ensemble)
+        return jax.vmap(self.model.init, in_axes=(0, None))(keys, inputs)
 
     def _apply(
         self, params: hk.Params, state: hk.State, inputs: chex.Array, index: base.Index
@@ -104,7 +99,8 @@ class Ensemble(EnnNoState):
         enn = no_state.wrap_enn_as_enn_no_state(
             EnsembleWithState(with_state, num_ensemble)
         )
-        super().__init__(enn.apply, enn.init, enn.indexer)
+        init = functools.partial(init_once, enn.init)
+        super().__init__(enn.apply, init, enn.indexer)
 
 
 class MLPEnsembleMatchedPrior(EnnWithAdditivePrior):
@@ -155,7 +151,7 @@ class MLPEnsembleMatchedPrior(EnnWithAdditivePrior):
         ) -> tuple[hk.Params, hk.State]:
             # Parameters and priors are made for the same inputs.
             priors.params_for(inputs)
-            return ensemble.init(rng_key, inputs, index)
+            return init_once(ensemble.init, rng_key, inputs, index)
 
         sized = EnnArray(ensemble.apply, init, ensemble.indexer)
         super().__init__(sized, priors, prior_scale)

@@ -11,10 +11,11 @@ from enn.networks.outputs import parse_net_output
 
 
 def flops(fn: Callable[..., Any], *args: Any) -> float:
-    """Returns what XLA counts for `fn` compiled for `args`, arrays or their shapes."""
-    # How well the machine code is optimised makes no difference to the count.
-    options = {"xla_backend_optimization_level": 0}
-    return jax.jit(fn).lower(*args).compile(options).cost_analysis()["flops"]
+    """Returns what XLA counts for `fn` at `args`, arrays or their shapes.
+
+    That is what is written, before XLA takes out what is computed twice or not used.
+    """
+    return jax.jit(fn).lower(*args).cost_analysis()["flops"]
 
 
 def abstract_variables(enn: base.EpistemicNetwork, inputs: Any) -> tuple[Any, Any]:
