@@ -5,6 +5,7 @@ noise of the latents.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from enn.datasets.in_memory import make_batch_iterator
 from enn.extra.rows import float_rows
 from enn.networks.base import EnnArray, OutputWithPrior
 from enn.networks.indexers import GaussianIndexer, PrngIndexer
+from enn.networks.init_once import init_once
 
 
 class MeanLogVariance(NamedTuple):
@@ -180,7 +182,8 @@ def make_vae_enn(
 
     transformed = hk.without_apply_rng(hk.transform_with_state(forward))
     indexer = PrngIndexer() if noise_per_row else GaussianIndexer(latent_dim)
-    return EnnArray(transformed.apply, jax.jit(transformed.init), indexer)
+    init = functools.partial(init_once, transformed.init)
+    return EnnArray(transformed.apply, init, indexer)
 
 
 def train_vae(
