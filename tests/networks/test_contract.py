@@ -13,6 +13,7 @@ import pytest
 from enn import losses, networks, supervised
 from enn.datasets import ArrayBatch
 from enn.loggers import MemoryLogger
+from tests.networks import cost
 from tests.networks.descriptors import DESCRIPTORS, Descriptor
 
 pytestmark = pytest.mark.parametrize(
@@ -141,13 +142,10 @@ def test_many_indices_cost_at_most_as_much_as_one_at_a_time(net: Descriptor) -> 
     def predict(index: Any, *args: Any) -> jax.Array:
         return _predict(enn, *args, index)[0]
 
-    def flops(fn: Any, index: Any) -> float:
-        return jax.jit(fn).lower(index, *args).cost_analysis()["flops"]
-
-    many = jax.vmap(predict, in_axes=(0, None, None, None))
-    assert flops(many, computed.indices) <= 1.1 * len(computed.many) * flops(
-        predict, index
-    )
+    one = cost.flops(predict, index, *args)
+    predict_all = jax.vmap(predict, in_axes=(0, None, None, None))
+    many = cost.flops(predict_all, computed.indices, *args)
+    assert many <= 1.1 * len(computed.many) * one
 
 
 def test_gradients_are_finite_and_agree_with_one_at_a_time(net: Descriptor) -> None:

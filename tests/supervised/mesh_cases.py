@@ -24,6 +24,7 @@ from enn.datasets import ArrayBatch
 from enn.datasets.in_memory import BatchIterator
 from enn.loggers import MemoryLogger
 from tests import conftest  # noqa: F401  # the same settings
+from tests.networks.fast import compiled_init
 
 NUM_STEPS = 50
 NUM_SAVED = 20
@@ -83,10 +84,6 @@ def batch_norm_ensemble() -> networks.EnnArray:
 def dropout() -> networks.EnnArray:
     """A network whose index is a random key."""
     return compiled_init(networks.MLPDropoutENN([16, 2]))
-
-
-def compiled_init(enn: networks.EnnArray) -> networks.EnnArray:
-    return networks.EnnArray(enn.apply, jax.jit(enn.init), enn.indexer)
 
 
 def summary(experiment: Any) -> dict[str, Any]:
