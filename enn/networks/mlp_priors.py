@@ -60,7 +60,7 @@ class MLPPriors:
     ):
         self.num_ensemble = _checks.positive_int("num_ensemble", num_ensemble)
         self._model = transformed_mlp(output_sizes, w_init, b_init)
-        self._settings = (tuple(output_sizes), w_init, b_init)
+        self._init = _init_members(tuple(output_sizes), w_init, b_init)
         self._seed = seed
         self._num_features: int | None = None
         self._params: hk.Params = {}
@@ -75,8 +75,7 @@ class MLPPriors:
                 rng = hk.PRNGSequence(self._seed)
                 keys = jnp.stack([next(rng) for _ in range(self.num_ensemble)])
                 dummy = jnp.zeros((1, num_features), flat.dtype)
-                init = _init_members(*self._settings)
-                self._params = init_once(init, keys, dummy)
+                self._params = init_once(self._init, keys, dummy)
             self._num_features = num_features
         elif num_features != self._num_features:
             raise ValueError(
