@@ -39,7 +39,6 @@ class BatchIterator(Positioned, Iterator[base.ArrayBatch]):
         """Takes the arguments of `make_batch_iterator`."""
         self.data = _complete(data)
         self._num_data = len(self.data.y)
-        _check_rows(self.data, self._num_data)
         if check_finite:
             _check_finite(self.data)
         self.batch_size = _batch_size(batch_size) or self._num_data
@@ -143,12 +142,10 @@ def process_shard(data: base.ArrayBatch) -> base.ArrayBatch:
       ValueError: as `make_batch_iterator`, and if there are fewer rows than processes.
     """
     data = _complete(data)
-    num_data = len(data.y)
-    _check_rows(data, num_data)
-    if num_data < jax.process_count():
+    if len(data.y) < jax.process_count():
         raise ValueError(
             f"data must have a row for each of the {jax.process_count()} processes, "
-            f"got {num_data}."
+            f"got {len(data.y)}."
         )
     return jax.tree.map(lambda leaf: leaf[process_slice()], data)
 
@@ -159,12 +156,14 @@ def _complete(data: base.ArrayBatch) -> base.ArrayBatch:
     if np.size(y) == 0:
         raise ValueError(f"data must have rows, got y of shape {np.shape(y)}.")
     index, weights = data.data_index, data.weights
-    return dataclasses.replace(
+    data = dataclasses.replace(
         data,
         y=y,
         data_index=np.arange(len(y))[:, None] if index is None else index,
         weights=np.ones([len(y), 1]) if weights is None else weights,
     )
+    _check_rows(data, len(y))
+    return data
 
 
 def _check_rows(data: base.ArrayBatch, num_data: int) -> None:
