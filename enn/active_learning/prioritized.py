@@ -1,7 +1,7 @@
 """Selection of the rows of highest priority."""
 
 import functools
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import chex
 import haiku as hk
@@ -89,18 +89,7 @@ def get_at_index(t: Tree, idx: chex.Array) -> Tree:
       t: a pytree of arrays.
       idx: which rows, `[num_rows]`.
     """
-
-    def at_index(leaf: Any) -> Any:
-        if np.ndim(leaf) == 0:
-            return leaf
-        return _take(leaf, idx) if isinstance(leaf, jax.Array) else leaf[idx]
-
-    return jax.tree.map(at_index, t)
-
-
-@jax.jit
-def _take(array: jax.Array, idx: chex.Array) -> jax.Array:
-    return array[idx]
+    return jax.tree.map(lambda x: x if np.ndim(x) == 0 else x[idx], t)
 
 
 @functools.partial(jax.jit, static_argnames="size")
