@@ -54,6 +54,7 @@ def _map_blocks(
     num_blocks, rest = divmod(len(jax.tree.leaves(indices)[0]), batch_z)
     end = num_blocks * batch_z
     blocks = _reshape(_rows(indices, slice(end)), (num_blocks, batch_z), 1)
+    # Traced a block at a time: ensembles look at how many indices are mapped.
     fn = jax.vmap(fn)
     run = _after_shared_work(fn, _rows(blocks, 0))
     outputs = _reshape(jax.lax.map(run, blocks), (end,), 2)
