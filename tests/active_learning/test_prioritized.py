@@ -139,6 +139,13 @@ def test_get_at_index_keeps_the_structure():
     assert picked["c"] == 1.5
 
 
+@pytest.mark.parametrize("rows", [slice(1, 3), np.array([False, True, True, False])])
+def test_get_at_index_takes_what_arrays_take(rows):
+    tree = {"a": np.arange(4), "b": jnp.arange(4)}
+    for leaf in prioritized.get_at_index(tree, rows).values():
+        np.testing.assert_array_equal(leaf, [1, 2])
+
+
 def test_batcher_is_an_active_learner():
     assert isinstance(_by_score([1.0]), active_learning.ActiveLearner)
     with pytest.raises(TypeError, match="abstract"):
