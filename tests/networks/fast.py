@@ -1,8 +1,6 @@
 """Testing large networks without initialising them at full cost."""
 
 import functools
-import pathlib
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +9,6 @@ import numpy as np
 
 from enn import base, networks
 from enn.networks.outputs import parse_net_output
-from tests import golden
 from tests.networks import cost
 
 
@@ -27,41 +24,6 @@ def compiled(fn: Callable[..., Any]) -> Any:
 def compiled_init(enn: base.EpistemicNetwork) -> networks.EnnArray:
     """Returns `enn` with its `init` compiled, for training loops that call it once."""
     return networks.EnnArray(enn.apply, compiled(enn.init), enn.indexer)
-
-
-def assert_gives_golden(
-    name: str, enn: base.EpistemicNetwork, inputs: jax.Array, left_out: str = "^$"
-) -> None:
-    """As `golden.assert_matches` of `golden.enn_report`, at one index.
-
-    Args:
-      name: name of the golden case.
-      enn: the network.
-      inputs: its inputs.
-      left_out: pattern of paths not to compare, for values that are not reproducible:
-        batch norm over the two values of a batch of two 1x1 images amplifies rounding
-        errors up to 300 times. After a few such layers inputs that differ by 1e-7
-        have no digit in common.
-    """
-    index = enn.indexer(golden.keys(1))
-    params, state = compiled(enn.init)(golden.keys(0), inputs, index)
-    out, new_state = compiled(enn.apply)(params, state, inputs, index)
-    report = {
-        "index": index,
-        "params": params,
-        "state": state,
-        "out": golden.output(out),
-        "new_state": new_state,
-    }
-    skipped = re.compile(rf"^\|outs\||{left_out}")
-    with np.load(pathlib.Path(golden.__file__).parent / f"{name}.npz") as stored:
-        wanted = {k: v for k, v in stored.items() if not skipped.search(k)}
-    got = {k: v for k, v in golden.flatten(report).items() if not skipped.search(k)}
-    assert set(got) == set(wanted)
-    for path, value in wanted.items():
-        np.testing.assert_allclose(
-            got[path], value, golden.RTOL, golden.ATOL, err_msg=path
-        )
 
 
 def shapes(enn: base.EpistemicNetwork, inputs: Any) -> tuple[Any, Any]:

@@ -12,7 +12,7 @@ IMAGES = golden.normal(2, 8, 8, 3)
 
 
 def test_ensemble_gives_the_golden_numbers() -> None:
-    fast.assert_gives_golden("lenet", EnsembleLeNet5ENN(4, num_ensemble=2), IMAGES)
+    golden.assert_gives("lenet", EnsembleLeNet5ENN(4, num_ensemble=2), IMAGES)
 
 
 def test_tree_and_predictions_of_the_specification() -> None:

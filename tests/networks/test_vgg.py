@@ -15,7 +15,7 @@ SMALL = {"vgg_output_channels": (4, 6), "vgg_strides": (1, 2)}
 def test_ensemble_gives_the_golden_numbers() -> None:
     left_out = r"^\|out|state\|.*batchnorm_10"
     images = golden.normal(2, 8, 8, 3)
-    fast.assert_gives_golden("vgg", EnsembleVGGENN(3), images, left_out)
+    golden.assert_gives("vgg", EnsembleVGGENN(3), images, left_out)
 
 
 def test_tree_and_predictions_of_the_specification() -> None:

@@ -16,12 +16,12 @@ ILL_CONDITIONED = r"final_out|hidden_1[345]|state\|.*(final_batch|block_v2_1[345
 
 def test_resnet18_gives_the_golden_numbers() -> None:
     enn = EnsembleResNetENN(5, 2, config=CanonicalResNets.RESNET_18.value)
-    fast.assert_gives_golden("resnet18", enn, golden.normal(2, 8, 8, 3))
+    golden.assert_gives("resnet18", enn, golden.normal(2, 8, 8, 3))
 
 
 def test_resnet50_gives_the_golden_numbers() -> None:
     images = golden.normal(2, 32, 32, 3)
-    fast.assert_gives_golden("resnet50", EnsembleResNetENN(4), images, ILL_CONDITIONED)
+    golden.assert_gives("resnet50", EnsembleResNetENN(4), images, ILL_CONDITIONED)
 
 
 @pytest.mark.strict
