@@ -3,6 +3,7 @@
 import base64
 import functools
 import hashlib
+import io
 import ipaddress
 import os
 import pathlib
@@ -23,6 +24,8 @@ _TIMEOUT = 30.0
 """Seconds without a sign of the server after which an attempt has failed."""
 _WAITS = (1.0, 2.0, 4.0, 8.0)
 """Seconds to wait before each further attempt."""
+_HEADERS = {"content-encoding": "identity", "content-length": r"\d{1,18}"}
+"""What answers may say: a file is asked for as it is, for little can unpack to much."""
 
 
 def read_url(
@@ -138,9 +141,17 @@ class _Download:
                         response.url, response.headers["location"]
                     )
                     _check_scheme(target, loopback=response.url.startswith("http:"))
-                elif response.status_code != 200:
+                    # Else its content would be read, to whatever length.
+                    response.close()
+                    response.raw = io.BytesIO()
+                    return
+                if response.status_code != 200:
                     reason = f"status {response.status_code} {response.reason}"
                     raise requests.HTTPError(reason, response=response)
+                for name, pattern in _HEADERS.items():
+                    value = response.headers.get(name)
+                    if value is not None and not re.fullmatch(pattern, value):
+                        raise requests.exceptions.InvalidHeader(f"{name}: {value}")
                 bar.total = int(response.headers.get("content-length", 0))
                 check_size(bar.total)
                 md5 = _stored_md5(response.headers)
@@ -180,7 +191,8 @@ def _check_scheme(url: str, loopback: bool = True) -> None:
     allowed = parts.scheme == "https" or (
         loopback and parts.scheme == "http" and _is_loopback(parts.hostname)
     )
-    if not (allowed and parts.hostname):
+    # Readers of http://one\@other differ in which of the two is the host.
+    if not (allowed and parts.hostname) or "\\" in url:
         raise ValueError(
             f"A download must be from https://, or from http:// on this computer; got "
             f"{url}."
@@ -216,7 +228,7 @@ def _is_transient(requests: Any, error: Exception) -> bool:
 
 def _stored_md5(headers: Any) -> bytes | None:
     """What Google Cloud Storage says of a file that it stores as it sends it."""
-    found = re.search(r"md5=([^,\s]+)", headers.get("x-goog-hash", ""))
+    found = re.search(r"md5=([A-Za-z0-9+/]{22}==)", headers.get("x-goog-hash", ""))
     if (
         found
         and headers.get("x-goog-stored-content-encoding", "identity") == "identity"

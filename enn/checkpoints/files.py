@@ -1,5 +1,6 @@
 """Parameters from the files of published checkpoints."""
 
+import contextlib
 import functools
 import os
 import pathlib
@@ -99,10 +100,11 @@ def _load_params_and_state(
         raise ValueError(f"{address} has no dict with keys 'params' and 'state'.")
 
     def to_jax(path: Any, leaf: Any) -> jax.Array:
-        if isinstance(leaf, str | bytes):
-            where = jax.tree_util.keystr(path)
-            raise ValueError(f"{address}: {where} must be an array, got {leaf!r:.80}.")
-        return jnp.array(leaf)
+        if not isinstance(leaf, str | bytes | bytearray):
+            with contextlib.suppress(OverflowError):  # Integers may be of any size.
+                return jnp.array(leaf)
+        where = jax.tree_util.keystr(path)
+        raise ValueError(f"{address}: {where} must be an array, got {leaf!r:.80}.")
 
     tree = {name: content[name] for name in ("params", "state")}
     loaded = jax.tree.map_with_path(to_jax, tree)

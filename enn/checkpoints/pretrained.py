@@ -90,8 +90,11 @@ def load_pretrained(
     file = folder / _ARRAYS
     if hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
         raise ValueError(f"{file} is damaged, or belongs to another {_TREE}.")
-    arrays = safetensors.load_file(file)
-    tree = jax.tree.map(lambda name: _to_jax(arrays[name]), names)
+    try:
+        arrays = safetensors.load_file(file)
+        tree = jax.tree.map(lambda name: _to_jax(arrays[name]), names)
+    except Exception as error:  # safetensors raises of many kinds.
+        raise ValueError(f"{file} cannot be read as {_TREE} says: {error}.") from error
     if like is not None:
         check_shapes(str(folder), tree, {"params": like[0], "state": like[1]})
     return tree["params"], tree["state"]
@@ -128,8 +131,9 @@ def _read_layout(file: pathlib.Path) -> tuple[str, Any]:
         layout = json.loads(content)
         version = layout["version"]
         if version == _VERSION:
-            return layout["sha256"], layout["tree"]
-    except (LookupError, TypeError, ValueError) as error:
+            tree = {name: dict(layout["tree"][name]) for name in ("params", "state")}
+            return layout["sha256"], tree
+    except (LookupError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{file} is no description of parameters: {error}.") from error
     raise ValueError(f"{file} has version {version!r}: only {_VERSION} is known.")
 

@@ -22,7 +22,9 @@ _MAX_NODES = 100_000
 _MAX_DEPTH = 64
 _MAX_AXES = 32
 _MAX_UNFOLDING = 4
-"""An array counts as often as the tree refers to it: at most 4 times the file."""
+"""What calls make together is at most 4 times the file. So are the arrays of the tree,
+each counted as often as the tree refers to it."""
+_UNFOLDS = "The tree unfolds to far more than the file holds."
 
 _LITERALS = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"),
@@ -77,7 +79,8 @@ def load_arrays(
         operation refused; for a pickle that is cut off, goes on after its end, nests
         deeper than 64 levels, or unfolds to far more than its own size.
     """
-    machine = _Machine({**_FUNCTIONS, **(allow or {})})
+    max_bytes = _MAX_UNFOLDING * len(data) + 2**16
+    machine = _Machine({**_FUNCTIONS, **(allow or {})}, max_bytes)
     try:
         value = machine.run(data)
     except UnsafePickleError:
@@ -87,13 +90,14 @@ def load_arrays(
         raise UnsafePickleError(
             f"This is no pickle of arrays: {error!s:.99}."
         ) from error
-    _check_tree(value, _MAX_UNFOLDING * len(data) + 2**16)
+    _check_tree(value, max_bytes)
     return value
 
 
 class _Machine:
-    def __init__(self, functions: Mapping[str, Callable[..., Any]]):
+    def __init__(self, functions: Mapping[str, Callable[..., Any]], max_bytes: int):
         self._functions = functions
+        self._bytes_left = max_bytes
         self._stack: list[Any] = []
         self._marked: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
@@ -164,11 +168,22 @@ class _Machine:
             case "REDUCE":
                 args = _of_type(tuple, stack.pop())
                 stack.append(_of_type(_Global, stack.pop()).call(*args))
+                self._count_bytes(stack[-1])
             case "BUILD":
                 state = _of_type(tuple, stack.pop())
                 _set_state(stack[-1], state)
+                self._count_bytes(stack[-1])
             case _:
                 raise UnsafePickleError(f"Refused operation {opcode}.")
+
+    def _count_bytes(self, made: Any) -> None:
+        """A few bytes can repeat a call, which copies what it is given each time."""
+        if isinstance(made, bytes):
+            self._bytes_left -= len(made)
+        elif isinstance(made, np.ndarray):
+            self._bytes_left -= made.nbytes
+        if self._bytes_left < 0:
+            raise UnsafePickleError(_UNFOLDS)
 
     def _find(self, name: str) -> _Global:
         if name not in self._functions:
@@ -202,20 +217,23 @@ def _set_items(target: Any, items: list[Any]) -> dict[str, Any]:
 
 def _set_state(target: Any, state: tuple[Any, ...]) -> None:
     if isinstance(target, _DType):
-        _, byte_order, subarray, names, fields, *_ = state
-        if (subarray, names, fields) != (None, None, None):
+        # Version, byte order, subarray, names, fields, and at most four numbers more.
+        if len(state) > 9 or state[2:5] != (None, None, None):
             raise UnsafePickleError("Refused dtype with fields.")
-        target.dtype = target.dtype.newbyteorder(_of_type(str, byte_order))
+        target.dtype = target.dtype.newbyteorder(_of_type(str, state[1]))
         return
     _of_type(np.ndarray, target)
     _, shape, dtype, is_fortran, data = state
     dtype = _of_type(_DType, dtype).dtype
-    sizes = [_of_type(int, size) for size in _of_type(tuple, shape)]
-    num_bytes = math.prod(sizes) * dtype.itemsize
-    is_shape = len(sizes) <= _MAX_AXES and all(size >= 0 for size in sizes)
-    if not is_shape or num_bytes != len(_of_type(bytes, data)):
+    num_axes = len(_of_type(tuple, shape))
+    if num_axes > _MAX_AXES:
+        raise UnsafePickleError(f"Refused array of {num_axes} axes.")
+    # Integers may have millions of digits: they are compared before they are used.
+    if not all(0 <= _of_type(int, size) < 2**63 for size in shape):
+        raise UnsafePickleError("Refused array with an axis of no possible size.")
+    if math.prod(shape) * dtype.itemsize != len(_of_type(bytes, data)):
         raise UnsafePickleError(
-            f"Refused {len(data)} bytes as array of shape {sizes!s:.99} and type "
+            f"Refused {len(data)} bytes as array of shape {list(shape)} and type "
             f"{dtype}."
         )
     is_fortran = _of_type(bool, is_fortran)
@@ -237,7 +255,7 @@ def _check_tree(tree: Any, max_bytes: int) -> None:
             name = value.name if isinstance(value, _Global) else value.dtype
             raise UnsafePickleError(f"Refused {name} as a value.")
         if num_nodes > _MAX_NODES or num_bytes > max_bytes:
-            raise UnsafePickleError("The tree unfolds to far more than the file holds.")
+            raise UnsafePickleError(_UNFOLDS)
         if isinstance(value, dict | list | tuple):
             children = value.values() if isinstance(value, dict) else value
             pending += [(child, depth + 1) for child in children]
@@ -283,7 +301,7 @@ def _make_scalar(dtype: Any, data: Any) -> np.ndarray:
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
-    if encoding != "latin1":
+    if _of_type(str, encoding) != "latin1":
         raise UnsafePickleError(f"Refused encoding {encoding!r:.99}.")
     return _of_type(str, text).encode("latin1")
 

@@ -74,6 +74,20 @@ def _laughs(leaf: bytes, levels: int) -> bytes:
     return data + b"t."
 
 
+def _repeated(parts: list[bytes], operations: bytes) -> bytes:
+    """Returns a pickle of a list of what the operations make 1000 times.
+
+    They find part i as number 240 + i of the memo.
+    """
+    memo = b"".join(b"%sq%c" % (part, 240 + i) for i, part in enumerate(parts))
+    return b"\x80\x05(" + memo + operations * 1000 + b"l."
+
+
+def _bytes(num: int, operation: bytes = b"B") -> bytes:
+    """Returns the operations that make bytes, or text or an integer of them."""
+    return operation + struct.pack("<I", num) + b"a" * num
+
+
 def cases(folder: pathlib.Path) -> dict[str, tuple[bytes, str]]:
     """Returns each pickle, which may touch `folder`, and a pattern of the refusal."""
     shell, code = f"touch {folder}/ran", f"open({str(folder / 'ran')!r}, 'w').close()"
@@ -181,6 +195,10 @@ def cases(folder: pathlib.Path) -> dict[str, tuple[bytes, str]]:
             + b"b.",
             "dtype with fields",
         ),
+        "dtype of a long state": (
+            b"\x80\x02" + _F4 + _inner((3, "<", None, None, None, *range(99))) + b"b.",
+            "dtype with fields",
+        ),
         "array larger than its bytes": (
             _array(b"J\x00\x00\x00\x40\x85", b"C\x04abcd"),
             r"4 bytes as array of shape \[1073741824\] and type float32",
@@ -191,7 +209,7 @@ def cases(folder: pathlib.Path) -> dict[str, tuple[bytes, str]]:
         ),
         "array of negative size": (
             _array(b"J\xff\xff\xff\xff\x85", b"C\x00"),
-            r"shape \[-1\]",
+            "axis of no possible size",
         ),
         "array whose size overflows": (
             _array(b"\x8a\x08" + bytes(7) + b"\x40\x85", b"C\x00"),
@@ -199,7 +217,66 @@ def cases(folder: pathlib.Path) -> dict[str, tuple[bytes, str]]:
         ),
         "array of 100 axes": (
             _array(b"(" + b"K\x01" * 100 + b"t", b"C\x04abcd"),
-            r"4 bytes as array of shape \[1, 1,",
+            "array of 100 axes",
+        ),
+        "array of axes of many digits": (
+            b"\x80\x04("
+            + _bytes(1_000_000, b"\x8b")
+            + b"\x94"
+            + _array(b"(" + b"h\x00" * 30 + b"t", b"C\x00")[2:-1]
+            + b"l.",
+            "axis of no possible size",
+        ),
+        "array of axes that multiply to many digits": (
+            b"\x80\x04("
+            + _bytes(100_000, b"\x8b")
+            + b"\x94"
+            + _array(b"(" + b"h\x00" * 99_999 + b"t", b"C\x00")[2:-1]
+            + b"l.",
+            "array of 99999 axes",
+        ),
+        "encoding that unfolds": (
+            b"\x80\x04(c_codecs\nencode\nNN"
+            + b"".join(b"q%ch%c\x86" % (i, i) for i in range(60))
+            + b"\x86R.",
+            "tuple in place of str",
+        ),
+        "encoding that nests": (
+            b"\x80\x04c_codecs\nencode\nN" + b"]" * 9999 + b"a" * 9998 + b"\x86R.",
+            "list in place of str",
+        ),
+        "copies of bytes": (
+            _repeated(
+                [b"c_codecs\nencode\n", _bytes(99_999, b"X"), _string("latin1")],
+                b"h\xf0h\xf1h\xf2\x86R",
+            ),
+            "unfolds",
+        ),
+        "copies of a buffer": (
+            _repeated(
+                [
+                    b"cnumpy.core.numeric\n_frombuffer\n",
+                    b"\x96" + struct.pack("<Q", 99_999) + b"a" * 99_999,
+                    _named_call("numpy", "dtype", "u1")[2:-1],
+                    b"J" + struct.pack("<i", 99_999) + b"\x85",
+                    _string("C"),
+                ],
+                b"h\xf0(h\xf1h\xf2h\xf3h\xf4tR",
+            ),
+            "unfolds",
+        ),
+        "copies of an array with its bytes swapped": (
+            _repeated(
+                [
+                    b"cnumpy.core.multiarray\n_reconstruct\n",
+                    b"(cnumpy\nndarray\nK\x00\x85C\x01bt",
+                    _F4 + _inner((3, ">", None, None, None, -1, -1, 0)) + b"b",
+                    b"J" + struct.pack("<i", 25_000) + b"\x85",
+                    _bytes(100_000),
+                ],
+                b"h\xf0h\xf1R(K\x01h\xf3h\xf2\x89h\xf4tb",
+            ),
+            "unfolds",
         ),
         "array from a list": (_array(b"K\x01\x85", b"]Na"), "list in place of bytes"),
         "attributes of a function": (

@@ -65,10 +65,8 @@ def content(data: bytes, length: int | None = None, **headers: str) -> Answer:
 
     def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
         handler.send_response(200)
-        handler.send_header(
-            "Content-Length", str(len(data) if length is None else length)
-        )
-        for name, value in headers.items():
+        num_bytes = str(len(data) if length is None else length)
+        for name, value in ({"content_length": num_bytes} | headers).items():
             handler.send_header(name.replace("_", "-"), value)
         handler.end_headers()
         with contextlib.suppress(ConnectionError):
@@ -77,9 +75,13 @@ def content(data: bytes, length: int | None = None, **headers: str) -> Answer:
     return answer
 
 
-def endless(handler: http.server.BaseHTTPRequestHandler) -> None:
+def endless(
+    handler: http.server.BaseHTTPRequestHandler, code: int = 200, **headers: str
+) -> None:
     """Does not say how much there is, and does not stop by itself."""
-    handler.send_response(200)
+    handler.send_response(code)
+    for name, value in headers.items():
+        handler.send_header(name, value)
     handler.end_headers()
     with contextlib.suppress(ConnectionError):
         for _ in range(1000):

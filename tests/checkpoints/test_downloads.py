@@ -1,5 +1,6 @@
 import base64
 import functools
+import gzip
 import hashlib
 import http.server
 import io
@@ -9,6 +10,7 @@ import ssl
 import sys
 import threading
 import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -142,6 +144,8 @@ def test_failures_that_may_pass_are_tried_again(
         (status(403), 1, "status 403"),
         (status(204), 1, "status 204"),
         (status(304), 1, "status 304"),
+        (content(gzip.compress(DATA), content_encoding="gzip"), 1, "encoding: gzip"),
+        (content(DATA, content_length="many"), 1, "content-length: many"),
     ],
 )
 def test_failures_that_stay_name_the_url_and_the_reason(
@@ -225,11 +229,12 @@ def test_checksum_that_the_store_sends(server: Server) -> None:
         "http://localhost.example.com/file",
         "ftp://127.0.0.1/file",
         "https:///file",
+        "http://example.com\\@127.0.0.1/file",
         "file",
     ],
 )
 def test_other_schemes_are_refused(url: str) -> None:
-    with pytest.raises(ValueError, match=r"from https://.*got " + url):
+    with pytest.raises(ValueError, match=r"from https://.*got " + re.escape(url)):
         read_url(url, len)
 
 
@@ -240,6 +245,16 @@ def test_redirects_are_followed_but_not_out_of_what_is_allowed(server: Server) -
     outside = server.put("out", status(302, Location="http://192.0.2.1/file"))
     with pytest.raises(ValueError, match=r"got http://192\.0\.2\.1/file"):
         read_url(outside, bytes)
+
+
+def test_the_content_of_a_redirect_is_not_read(server: Server) -> None:
+    url = server.put("file", DATA)
+    moved = server.put("moved", functools.partial(endless, code=302, Location=url))
+    tracemalloc.start()
+    assert read_url(moved, bytes) == DATA
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10 * 2**20
 
 
 def test_proxies_do_not_see_requests_to_this_computer(

@@ -115,6 +115,10 @@ def test_bad_answers_leave_nothing_behind(
             {"params": {"net": {"w": "text"}}, "state": {}},
             r"\['params'\]\['net'\]\['w'\] must be an array, got 'text'",
         ),
+        (
+            {"params": {"w": 2**70}, "state": {}},
+            r"\['w'\] must be an array, got 118059",
+        ),
     ],
 )
 def test_files_of_something_else(

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import pathlib
 import sys
@@ -121,12 +122,41 @@ def test_damage_is_noticed(folder: pathlib.Path, tmp_path: pathlib.Path) -> None
     arrays.write_bytes((tmp_path / "other" / "model.safetensors").read_bytes())
     with pytest.raises(ValueError, match=r"or belongs to another model\.json"):
         load_pretrained(folder)
-    for layout in ("", "[]", "{}", '{"version": 1}', '{"version": 1, "tree": {}}'):
+    deep = '{"a": ' * 9999 + "1" + "}" * 9999
+    for layout in (
+        *("", "[]", "{}", '{"version": 1}', '{"version": 1, "tree": {}}', deep),
+        '{"version": 1, "sha256": "", "tree": {"params": ["a"], "state": {}}}',
+    ):
         (folder / "model.json").write_text(layout)
         with pytest.raises(ValueError, match=r"model\.json is no description"):
             load_pretrained(folder)
     with pytest.raises(FileNotFoundError, match=r"model\.json"):
         load_pretrained(tmp_path / "nowhere")
+
+
+_GOOD = safetensors.save({"w": np.ones(2)})
+
+
+@pytest.mark.parametrize(
+    ("name", "arrays", "message"),
+    [
+        ("b", _GOOD, "'b'"),
+        (1, _GOOD, "1"),
+        ("w", b"garbage", "header"),
+        ("w", b"\xff" * 8 + _GOOD[8:], "header too large"),
+        ("w", _GOOD.replace(b"F64", b"ZIP"), "unknown variant `ZIP`"),
+        ("w", _GOOD.replace(b"[2]", b"[9]"), "offset"),
+    ],
+)
+def test_files_that_are_made_up(
+    folder: pathlib.Path, name: Any, arrays: bytes, message: str
+) -> None:
+    (folder / "model.safetensors").write_bytes(arrays)
+    tree = {"params": {"w": name}, "state": {}}
+    _edit(folder, sha256=hashlib.sha256(arrays).hexdigest(), tree=tree)
+    message = rf"model\.safetensors cannot be read as model\.json says: .*{message}"
+    with pytest.raises(ValueError, match=message):
+        load_pretrained(folder)
 
 
 def test_another_network_is_named_by_its_first_difference(
