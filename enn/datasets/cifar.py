@@ -114,7 +114,8 @@ class Cifar(SmallImages):
 
     def train_examples(self, table: sources.ImageTable) -> Any:
         """Returns the transformed and preprocessed training examples."""
-        table = table.take(slice(self.num_train))
+        num_train = _checks.positive_int("num_train", self.num_train)
+        table = table.take(slice(num_train))
         examples = pipeline.transformed(table, self.train_ds_transformer)
         _, seed = pipeline.process_seeds(self.seed)
         return examples.random_map(self._train_preprocess, seed=seed)

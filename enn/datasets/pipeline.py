@@ -92,12 +92,12 @@ class BatchStream(Positioned, Iterator[base.ArrayBatch]):
                 break
             self._ahead.append(self._load())
         position, batch = self._ahead.popleft()
+        if self._skip_log:
+            self._skip_log.report()
         if isinstance(batch, Exception):
             self._start(self._position)
             raise batch
         self._position = position
-        if self._skip_log:
-            self._skip_log.report()
         return batch
 
     def restore(self, state: dict[str, int]) -> None:

@@ -2,6 +2,8 @@
 
 import abc
 
+from enn import _checks
+
 
 class Positioned(abc.ABC):
     """An iterator whose order depends on a seed and on how many rows there are.
@@ -34,4 +36,4 @@ class Positioned(abc.ABC):
                     f"state was saved with {name}={state[name]}, but this iterator "
                     f"has {name}={own[name]}: its order differs."
                 )
-        return state["position"]
+        return _checks.non_negative_int("position", state["position"])

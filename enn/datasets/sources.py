@@ -56,6 +56,8 @@ class ImageKind:
         pillow = _extras.require("PIL.Image", "datasets")
         data = cell["bytes"]
         file = cell["path"] if data is None else io.BytesIO(data)
+        if file is None:
+            raise ValueError("there is no image")
         try:
             opened = pillow.open(file)
         except pillow.UnidentifiedImageError:
@@ -136,7 +138,7 @@ class ImageTable:
             wrong size, colours or label.
         """
         row, label = int(self.rows[index]), self.labels[index]
-        cell = self.dataset.data.column("image")[row].as_py()
+        cell = self._cell(row)
         try:
             if not 0 <= label < self.kind.num_classes:
                 raise ValueError(self._wrong_label(label))
@@ -173,17 +175,20 @@ class ImageTable:
         if wrong.any():
             first = int(wrong.argmax())
             row = int(self.rows[first])
-            cell = self.dataset.data.column("image")[row].as_py()
-            raise ValueError(
-                f"{self._place(row, cell)}: {self._wrong_label(self.labels[first])}"
-            )
+            place = self._place(row, self._cell(row))
+            raise ValueError(f"{place}: {self._wrong_label(self.labels[first])}")
+
+    def _cell(self, row: int) -> dict[str, Any]:
+        """The encoded image of a row of `dataset`, which may be null."""
+        cell = self.dataset.data.column("image")[row].as_py()
+        return cell or {"bytes": None, "path": None}
 
     def _wrong_label(self, label: np.integer) -> str:
         return f"the label must be in [0, {self.kind.num_classes}), got {label}"
 
     def _place(self, row: int, cell: Mapping[str, Any]) -> str:
         """The file and row in words."""
-        if cell["bytes"] is None:
+        if cell["bytes"] is None and cell["path"] is not None:
             return f"{cell['path']}, row {row} of {self.name}"
         first = 0
         for file in self.files:

@@ -21,16 +21,16 @@ def png(image: np.ndarray) -> bytes:
 
 def write_parquet(
     path: pathlib.Path,
-    encoded: list[bytes],
+    encoded: list[bytes | None],
     labels: list[int],
     columns: tuple[str, str] = ("image", "label"),
 ) -> pathlib.Path:
-    """Encoded images as the Hugging Face hub stores them, in one file."""
+    """Encoded images, or none, as the Hugging Face hub stores them, in one file."""
     import pyarrow as pa
     from pyarrow import parquet
 
     image, label = columns
-    cells = [{"bytes": data, "path": None} for data in encoded]
+    cells = [data and {"bytes": data, "path": None} for data in encoded]
     path.parent.mkdir(parents=True, exist_ok=True)
     parquet.write_table(pa.table({image: cells, label: labels}), path)
     return path

@@ -114,6 +114,10 @@ def test_cifar100_keeps_the_size_and_reads_fine_labels(source):
 def test_only_the_first_num_train_examples_are_trained_on(source):
     stream = _cifar10(source, num_train=5, train_batch=5).train_dataset()
     assert sorted(next(stream).data_index) == [0, 1, 2, 3, 4]
+    for num_train in (0, -2):
+        dataset = _cifar10(source, num_train=num_train)
+        with pytest.raises(ValueError, match=f"num_train must be .*{num_train}"):
+            dataset.train_dataset()
 
 
 def test_augmentation_differs_between_epochs_and_repeats_for_the_seed(source):

@@ -217,6 +217,15 @@ def test_workers_read_the_same_batches_and_tell_what_they_skip(store):
         stream.close()
 
 
+def test_what_is_skipped_is_logged_also_where_no_batch_is_left(store, caplog):
+    encoded = [*(stored.png(image) for image in IMAGES[:3]), b"no image"]
+    path = stored.write_parquet(store / "short.parquet", encoded, LABELS[:4])
+    dataset = _mnist({"test": path}, eval_batch=4, skip_corrupt=True)
+    assert list(dataset.eval_datasets()["eval"]) == []
+    (record,) = caplog.records
+    assert f"skipped 1 unreadable rows, the last: {path}, row 3" in record.getMessage()
+
+
 def test_a_corrupt_image_is_named_when_it_is_read(store):
     encoded = [stored.png(image) for image in IMAGES[:4]]
     encoded[2] = encoded[2][:200]

@@ -112,6 +112,12 @@ def test_a_state_of_other_data_raises(changes):
         stream.restore(stream.state() | changes)
 
 
+def test_a_position_before_the_start_raises():
+    stream = _stream(Numbers(10))
+    with pytest.raises(ValueError, match="position must be an integer >= 0, got -1"):
+        stream.restore(stream.state() | {"position": -1})
+
+
 def test_rows_left_out_do_not_shorten_batches():
     stream = _stream(Numbers(10, missing=(0, 5)), drop_remainder=False)
     assert _labels(stream) == [[1, 2, 3, 4], [6, 7, 8, 9]]

@@ -14,6 +14,9 @@ IMAGES = stored.random_images(7, (4, 5, 3))
 LABELS = [0, 1, 2, 0, 1, 2, 0]
 
 
+GOOD = stored.png(IMAGES[5])
+
+
 def _encoded():
     return [stored.png(image) for image in IMAGES]
 
@@ -103,10 +106,10 @@ def test_images_of_any_size_and_colour_become_rgb(store):
     np.testing.assert_array_equal(table[2].x, IMAGES[2])
 
 
-def _open_with_bad_row(store, name, data=None, label=1):
+def _open_with_bad_row(store, name, data=GOOD, label=1):
     """Two files; row 1 of the second is `data` with `label`."""
     encoded, labels = _encoded(), list(LABELS)
-    encoded[5], labels[5] = encoded[5] if data is None else data, label
+    encoded[5], labels[5] = data, label
     files = [
         stored.write_parquet(store / name / f"{part}.parquet", encoded[s], labels[s])
         for part, s in [("a", slice(0, 4)), ("b", slice(4, 7))]
@@ -118,11 +121,12 @@ def _open_with_bad_row(store, name, data=None, label=1):
     ("name", "data", "message"),
     [
         ("junk", b"no image", "no image that Pillow can read"),
+        ("missing", None, "there is no image"),
         ("truncated", stored.png(stored.random_images(1, (4, 5, 3))[0])[:-60], ""),
         ("grey", stored.png(IMAGES[0][:, :, 0]), "must be RGB of .* got L of"),
         ("large", stored.png(np.zeros([5, 5, 3], np.uint8)), r"got RGB of \(5, 5\)"),
     ],
-    ids=["junk", "truncated", "grey", "large"],
+    ids=["junk", "missing", "truncated", "grey", "large"],
 )
 def test_a_bad_image_is_named_by_file_and_row_and_may_be_skipped(
     store, name, data, message

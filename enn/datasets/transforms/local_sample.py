@@ -73,11 +73,10 @@ def make_dyadic_transform(
       seed: fixes all draws.
 
     Raises:
-      ValueError: if `num_repeat` is no integer >= 1, `crop_offset` is negative or, on
-        reading, not smaller than the sides of an image.
+      ValueError: if `num_repeat` is no integer >= 1, `crop_offset` is no integer >= 0
+        or, on reading, not smaller than the sides of an image.
     """
-    if crop_offset < 0:
-        raise ValueError(f"crop_offset must be >= 0, got {crop_offset!r}.")
+    _checks.non_negative_int("crop_offset", crop_offset)
 
     def perturb(batch: base.ArrayBatch, rng: np.random.Generator) -> base.ArrayBatch:
         image = np.asarray(batch.x, np.float32)

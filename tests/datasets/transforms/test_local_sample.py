@@ -119,7 +119,8 @@ def test_a_crop_as_large_as_the_image_raises():
     ("kwargs", "message"),
     [
         ({"num_repeat": 0}, "num_repeat must be an integer >= 1"),
-        ({"num_repeat": 2, "crop_offset": -1}, "crop_offset must be >= 0"),
+        ({"num_repeat": 2, "crop_offset": -1}, "crop_offset must be an integer >= 0"),
+        ({"num_repeat": 2, "crop_offset": 2.5}, "crop_offset .* got 2.5"),
     ],
 )
 def test_wrong_numbers_raise(kwargs, message):
