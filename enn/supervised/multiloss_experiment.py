@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import chex
 import jax
 import optax
 
@@ -19,6 +18,7 @@ from enn.supervised.training import (
     TrainingState,
     always_train,
     next_eval_batch,
+    purify,
 )
 
 __all__ = ["MultilossExperiment", "MultilossTrainer", "PureLoss", "TrainingState"]
@@ -62,8 +62,10 @@ class MultilossExperiment(TrainingExperiment):
       mesh: devices that share the work, see `TrainingExperiment`; one if left out.
 
     Raises:
-      TypeError: if `enn` is no epistemic network or `mesh` no mesh.
-      ValueError: if there are no trainers, or a loss rejects the data. For a mesh with
+      TypeError: if `enn` is no epistemic network, a loss one at a single index, a data
+        set no iterator or `mesh` no mesh.
+      ValueError: if there are no trainers, the first data set is empty, or a loss
+        rejects the data. For a mesh with
         other axes, and batches that do not divide over it.
     """
 
@@ -82,20 +84,12 @@ class MultilossExperiment(TrainingExperiment):
         if not trainers:
             raise ValueError("trainers must hold at least one MultilossTrainer.")
         self._eval_datasets = eval_datasets or {}
-
-        def purify(trainer: MultilossTrainer) -> Trainer:
-            def pure_loss(
-                params: Any, state: Any, batch: Any, key: chex.PRNGKey
-            ) -> Any:
-                return trainer.loss_fn(enn, params, state, batch, key)
-
-            return Trainer(
-                pure_loss, trainer.dataset, trainer.should_train, trainer.name
-            )
-
         super().__init__(
             enn,
-            [purify(trainer) for trainer in trainers],
+            [
+                Trainer(purify(enn, t.loss_fn), t.dataset, t.should_train, t.name)
+                for t in trainers
+            ],
             optimizer,
             seed,
             logger,

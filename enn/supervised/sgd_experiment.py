@@ -2,7 +2,6 @@
 
 import functools
 import warnings
-from typing import Any
 
 import chex
 import jax
@@ -19,6 +18,7 @@ from enn.supervised.training import (
     TrainingExperiment,
     TrainingState,
     next_eval_batch,
+    purify,
 )
 
 __all__ = ["Experiment", "TrainingState"]
@@ -50,11 +50,12 @@ class Experiment(TrainingExperiment):
       mesh: devices that share the work, see `TrainingExperiment`; one if left out.
 
     Raises:
-      TypeError: if `enn` is no epistemic network or `mesh` no mesh.
-      ValueError: if a number is out of range, or the loss rejects the data: labels
-        of all the data are looked at for an in-memory iterator, of the first batch
-        for others. For a mesh with other axes, and batches that do not divide over
-        it.
+      TypeError: if `enn` is no epistemic network, `loss_fn` a loss at a single index,
+        `dataset` no iterator or `mesh` no mesh.
+      ValueError: if the data set is empty, a number is out of range, or the loss
+        rejects the data: labels of all the data are looked at for an in-memory
+        iterator, of the first batch for others. For a mesh with other axes, and
+        batches that do not divide over it.
     """
 
     def __init__(
@@ -83,13 +84,9 @@ class Experiment(TrainingExperiment):
         self._eval_enn_samples = _checks.positive_int(
             "eval_enn_samples", eval_enn_samples
         )
-
-        def pure_loss(params: Any, state: Any, batch: Any, key: chex.PRNGKey) -> Any:
-            return loss_fn(enn, params, state, batch, key)
-
         super().__init__(
             enn,
-            [Trainer(pure_loss, dataset)],
+            [Trainer(purify(enn, loss_fn), dataset)],
             optimizer,
             seed,
             logger,

@@ -4,6 +4,7 @@ import abc
 import bisect
 import dataclasses
 import functools
+import inspect
 import math
 import os
 import threading
@@ -21,6 +22,7 @@ import tqdm
 from enn import _checks, _sharding, base
 from enn import loggers as enn_loggers
 from enn.datasets.base import ArrayBatch
+from enn.losses.base import LossFnArray
 from enn.networks.base import EnnArray, EnnNoState, Output
 from enn.supervised import interrupts, nonfinite, processes
 from enn.supervised.chunks import MAX_STEPS, Chunk, ChunkReader, Stream
@@ -60,6 +62,26 @@ class Trainer:
     dataset: Iterator[Any]
     should_train: Callable[[int], bool] = always_train
     name: str = "loss"
+
+
+def purify(enn: EnnArray, loss_fn: LossFnArray) -> PureLoss:
+    """Returns the loss of `enn` as a function `(params, state, batch, key)`.
+
+    Raises:
+      TypeError: for a loss at a single index.
+    """
+    if next(iter(inspect.signature(loss_fn).parameters), "") == "apply":
+        raise TypeError(
+            f"{loss_fn!r} is a loss at a single index: give the experiment "
+            "enn.losses.average_single_index_loss of it."
+        )
+
+    def pure_loss(
+        params: hk.Params, state: hk.State, batch: Any, key: chex.PRNGKey
+    ) -> base.LossOutput:
+        return loss_fn(enn, params, state, batch, key)
+
+    return pure_loss
 
 
 class TrainingExperiment(ResumableExperiment):
@@ -110,6 +132,8 @@ class TrainingExperiment(ResumableExperiment):
     ):
         super().__init__(dataset=trainers[0].dataset)
         _check_enn(enn)
+        for trainer in trainers:
+            _check_dataset(trainer.dataset)
         self.enn = enn
         self.mesh = _sharding.check_mesh(mesh)
         self.rng = hk.PRNGSequence(seed)
@@ -124,7 +148,7 @@ class TrainingExperiment(ResumableExperiment):
         self._trainers = tuple(trainers)
         self._train_log_freq = _log_freq("train_log_freq", train_log_freq)
         self._eval_log_freq = _log_freq("eval_log_freq", eval_log_freq)
-        first_batch = next(self.dataset) if init_x is None else None
+        first_batch = _first_batch(self.dataset) if init_x is None else None
         # Batch norm starts from the statistics of the batch, of all its rows.
         first_batch = _sharding.fetch(
             self.mesh, _sharding.put_rows(self.mesh, first_batch)
@@ -222,8 +246,7 @@ class TrainingExperiment(ResumableExperiment):
             data is raised after every complete batch has trained: `state`, `step`
             and the logged rows show exactly the steps done.
         """
-        if num_batches < 0:
-            raise ValueError(f"num_batches must be >= 0, got {num_batches}.")
+        _checks.non_negative_int("num_batches", num_batches)
         hidden = self._is_silent or not progress
         _checks.one_of("on_nonfinite", on_nonfinite, ["stop", "continue"])
         stops = on_nonfinite == "stop"
@@ -599,6 +622,21 @@ def _check_enn(enn: Any) -> None:
             "enn must be an enn.base.EpistemicNetwork, with functions apply, init and "
             f"indexer; got {type(enn).__name__}."
         )
+
+
+def _check_dataset(dataset: Any) -> None:
+    if not hasattr(dataset, "__next__"):
+        raise TypeError(
+            "dataset must be an endless iterator of batches, such as "
+            "enn.utils.make_batch_iterator or itertools.cycle give; got "
+            f"{type(dataset).__name__}."
+        )
+
+
+def _first_batch(dataset: Iterator[Any]) -> Any:
+    for batch in dataset:
+        return batch
+    raise ValueError("The training data set is empty: it has no first batch.")
 
 
 def _gap(freq: int | None, step: int) -> int | float:

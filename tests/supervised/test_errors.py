@@ -114,10 +114,30 @@ def test_evaluation_data_that_ends_is_named_and_training_can_go_on() -> None:
     assert experiment.step == 77
 
 
+@pytest.mark.parametrize("bad", [[], np.zeros((4, 3))])
+def test_data_that_is_no_iterator(bad: Any) -> None:
+    with pytest.raises(TypeError, match=r"dataset must be an endless iterator.* got "):
+        tiny.make_experiment(dataset=bad)
+
+
+def test_data_without_a_batch() -> None:
+    with pytest.raises(ValueError, match="data set is empty"):
+        tiny.make_experiment(dataset=iter([]))
+
+
+def test_a_loss_at_a_single_index() -> None:
+    match = r"XentLoss\(num_classes=2\) is a loss at a single index"
+    with pytest.raises(TypeError, match=match):
+        make_experiment(loss_fn=losses.XentLoss(2))
+    trainer = supervised.MultilossTrainer(losses.XentLoss(2), tiny.make_batches())
+    with pytest.raises(TypeError, match=match):
+        supervised.MultilossExperiment(ENN, [trainer], optax.sgd(0.1))
+
+
 def test_errors_leave_the_experiment_usable() -> None:
     experiment = make_experiment()
     experiment.train(3)
-    with pytest.raises(ValueError, match="num_batches must be >= 0, got -1"):
+    with pytest.raises(ValueError, match="num_batches must be an integer >= 0, got -1"):
         experiment.train(-1)
     with pytest.raises(ValueError, match=r"made for inputs of 3 features, got shape"):
         experiment.predict(np.zeros((2, 5)), jax.random.key(0))
