@@ -201,11 +201,15 @@ def _check_digests(save: _Save) -> None:
         expected = json.loads((save.path / _DIGESTS).read_bytes())
     except ValueError:
         raise ValueError(f"is damaged: {_DIGESTS} is not JSON") from None
+    if not isinstance(expected, dict):
+        raise ValueError(f"is damaged: {_DIGESTS} holds no digests")
     digests = _digests(save.path)
     for name in sorted({*expected, *digests}):
         if name not in digests:
             raise ValueError(f"is damaged: {name} is missing")
-        if digests[name] != expected.get(name):
+        if name not in expected:
+            raise ValueError(f"is damaged: {name} was added")
+        if digests[name] != expected[name]:
             raise ValueError(f"is damaged: {name} has changed")
 
 

@@ -231,6 +231,10 @@ def test_damage_of_any_file_is_seen(copied: pathlib.Path) -> None:
         damage()
         with pytest.raises(ValueError, match=f"is damaged: .*{array.name}.*{hint}"):
             experiment.restore(copied)
+    for digests in ("[]", "null"):  # JSON, but no digests: was no ValueError.
+        (latest / "digests.json").write_text(digests)
+        with pytest.raises(ValueError, match=f"digests.json holds no digests.*{hint}"):
+            experiment.restore(copied)
     assert experiment.step == 0
     experiment.restore(copied, step=10)
     assert experiment.step == 10
