@@ -102,9 +102,8 @@ def make_average_aggregator(
         value, seen, _ = state or MetricsState()
         weight = np.shape(labels)[0] if weight_by_size else 1
         count = seen + weight
-        return MetricsState(
-            (weight * metric(logits, labels) + value * seen) / count, count
-        )
+        batch_value = at_least_float32(metric(logits, labels))
+        return MetricsState((weight * batch_value + value * seen) / count, count)
 
     return aggregator
 
@@ -134,6 +133,17 @@ def make_sum_aggregator(
         return MetricsState(value(sums), count + 1, sums)
 
     return aggregator
+
+
+def at_least_float32(values: chex.Numeric) -> chex.Numeric:
+    """Returns numbers in a type in which many may be added up.
+
+    Sums in half precision stop growing, or overflow, after some hundred rows.
+    """
+    dtype = jnp.result_type(values)
+    if jnp.promote_types(dtype, jnp.float32) == dtype:
+        return values
+    return jnp.asarray(values, jnp.float32)
 
 
 @jax.jit

@@ -21,7 +21,7 @@ from enn.metrics.base import (
     MetricsState,
     make_sum_aggregator,
 )
-from enn.metrics.likelihood import marginal_probs
+from enn.metrics.likelihood import check_not_empty, marginal_probs
 from enn.metrics.marginal import is_correct
 
 BinSums = dict[str, jax.Array]
@@ -112,6 +112,7 @@ class SingleBatchECE(MetricCalculator):
         Raises:
           ValueError: if a label is no integer in range, or a shape is wrong.
         """
+        check_not_empty("logits", logits)
         probs = marginal_probs(logits)
         correct = is_correct(probs, labels)
         return _calibration_error(

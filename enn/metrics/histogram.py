@@ -16,7 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from enn import _checks
-from enn.metrics.base import AggregateMetricCalculator, make_sum_aggregator
+from enn.metrics.base import (
+    AggregateMetricCalculator,
+    at_least_float32,
+    make_sum_aggregator,
+)
 
 ScoreFn = Callable[[chex.Array], chex.Array]
 """Maps logits, or whatever is passed in their place, to scores `[batch]`."""
@@ -128,7 +132,9 @@ def _binned_histogram(
 
 def _sum_by_bin(bins: jax.Array, values: jax.Array, num_bins: int) -> ScoreHistogram:
     # Integers, where possible: their sums do not depend on the order.
-    if not jnp.issubdtype(values.dtype, jnp.floating):
+    if jnp.issubdtype(values.dtype, jnp.floating):
+        values = jnp.asarray(at_least_float32(values))
+    else:
         values = values.astype(jnp.int32)
     return ScoreHistogram(
         jax.ops.segment_sum(jnp.ones_like(bins, jnp.int32), bins, num_bins),

@@ -15,7 +15,11 @@ import jax.numpy as jnp
 
 from enn import _checks
 from enn.metrics.base import MetricCalculator, average_sampled_log_likelihood
-from enn.metrics.likelihood import average_log_likelihood, label_log_likelihoods
+from enn.metrics.likelihood import (
+    average_log_likelihood,
+    check_not_empty,
+    label_log_likelihoods,
+)
 
 
 def split_rows(array: jax.Array, axis: int, size: int) -> jax.Array:
@@ -69,6 +73,7 @@ def calculate_joint_ll(logits: chex.Array, labels: chex.Array) -> jax.Array:
       TypeError: if the labels are no integers.
       ValueError: if a label is out of range, or a shape is wrong.
     """
+    check_not_empty("logits", logits)
     return average_sampled_log_likelihood(
         label_log_likelihoods(logits, labels).sum(axis=1)
     )
@@ -107,6 +112,7 @@ def make_nll_joint_calculator(tau: int = 10) -> MetricCalculator:
     _checks.positive_int("tau", tau)
 
     def calculator(logits: chex.Array, labels: chex.Array) -> jax.Array:
+        check_not_empty("logits", logits)
         return average_joint_nll(label_log_likelihoods(logits, labels), tau)
 
     return calculator
@@ -140,6 +146,7 @@ def make_nll_polyadic_calculator(
     _checks.positive_int("kappa", kappa)
 
     def calculator(logits: chex.Array, labels: chex.Array) -> jax.Array:
+        check_not_empty("logits", logits)
         log_likelihoods = label_log_likelihoods(logits, labels)
         draws_key = _key_from_labels(labels) if key is None else key
         return _polyadic_nll(log_likelihoods, draws_key, tau, kappa)

@@ -3,6 +3,7 @@
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from enn import _checks
 from enn.metrics.base import average_sampled_log_likelihood
@@ -32,6 +33,14 @@ def check_integer_labels(
     if not jnp.issubdtype(dtype, jnp.integer):
         raise TypeError(f"labels must be integers, got {dtype}.")
     return check_labels(labels, batch, num_classes)
+
+
+def check_not_empty(name: str, array: chex.Array) -> None:
+    """Raises ValueError for no index samples or no rows: their mean is NaN."""
+    if 0 in np.shape(array):
+        raise ValueError(
+            f"{name} must not be empty, got shape {list(np.shape(array))}."
+        )
 
 
 def at_labels(values: chex.Array, labels: chex.Array) -> jax.Array:

@@ -15,6 +15,7 @@ from enn.metrics.likelihood import (
     average_log_likelihood,
     check_integer_labels,
     check_labels,
+    check_not_empty,
     label_log_likelihoods,
     marginal_probs,
 )
@@ -61,6 +62,7 @@ def calculate_marginal_ll(logits: chex.Array, labels: chex.Array) -> jax.Array:
       TypeError: if the labels are no integers.
       ValueError: if a label is out of range, or a shape is wrong.
     """
+    check_not_empty("logits", logits)
     return average_log_likelihood(label_log_likelihoods(logits, labels))
 
 
@@ -86,6 +88,7 @@ def calculate_accuracy(logits: chex.Array, labels: chex.Array) -> jax.Array:
     Raises:
       ValueError: if a label is no integer in range, or a shape is wrong.
     """
+    check_not_empty("logits", logits)
     return jnp.mean(is_correct(marginal_probs(logits), labels))
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from enn import _checks
 from enn.metrics.base import MetricCalculator, average_sampled_log_likelihood
 from enn.metrics.joint import average_joint_nll
+from enn.metrics.likelihood import check_not_empty
 
 
 @jax.jit
@@ -69,7 +70,6 @@ def make_gaussian_nll_calculator(noise_std: float = 0.0) -> MetricCalculator:
     return calculator
 
 
-@jax.jit
 def calculate_gaussian_joint_ll(
     samples: chex.Array, targets: chex.Array, noise_std: float
 ) -> jax.Array:
@@ -86,8 +86,16 @@ def calculate_gaussian_joint_ll(
       A scalar.
 
     Raises:
-      ValueError: if a shape is wrong.
+      ValueError: if a shape is wrong, or `noise_std` is not positive.
     """
+    _check_noise(noise_std)
+    return _joint_ll(samples, targets, noise_std)
+
+
+@jax.jit
+def _joint_ll(
+    samples: chex.Array, targets: chex.Array, noise_std: chex.Numeric
+) -> jax.Array:
     log_likelihoods = _log_likelihoods(samples, targets, noise_std)
     return average_sampled_log_likelihood(log_likelihoods.sum(axis=1))
 
@@ -114,8 +122,7 @@ def make_gaussian_nll_joint_calculator(
       ValueError: if `noise_std` is not positive, or `tau` is no integer >= 1.
     """
     _checks.positive_int("tau", tau)
-    if not noise_std > 0:
-        raise ValueError(f"noise_std must be > 0, got {noise_std!r}.")
+    _check_noise(noise_std)
 
     @jax.jit
     def calculator(samples: chex.Array, targets: chex.Array) -> jax.Array:
@@ -125,10 +132,15 @@ def make_gaussian_nll_joint_calculator(
 
 
 def _log_likelihoods(
-    samples: chex.Array, targets: chex.Array, noise_std: float
+    samples: chex.Array, targets: chex.Array, noise_std: chex.Numeric
 ) -> jax.Array:
     samples, targets = _check_shapes(samples, targets)
     return jax.scipy.stats.norm.logpdf(targets[None], samples, noise_std)[..., 0]
+
+
+def _check_noise(noise_std: float) -> None:
+    if _checks.is_concrete(noise_std) and not noise_std > 0:
+        raise ValueError(f"noise_std must be > 0, got {noise_std!r}.")
 
 
 def _check_shapes(
@@ -136,5 +148,6 @@ def _check_shapes(
 ) -> tuple[jax.Array, jax.Array]:
     axes = "[num_enn_samples, batch, 1]"
     _checks.shape("samples", samples, (None, None, 1), axes)
+    check_not_empty("samples", samples)
     _checks.shape("targets", targets, (samples.shape[1], 1), "[batch, 1]")
     return jnp.asarray(samples), jnp.asarray(targets)

@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from enn.metrics.likelihood import check_labels, marginal_probs
+from enn.metrics.likelihood import check_labels, check_not_empty, marginal_probs
 
 
 def calculate_brier_score(logits: chex.Array, labels: chex.Array) -> jax.Array:
@@ -23,6 +23,7 @@ def calculate_brier_score(logits: chex.Array, labels: chex.Array) -> jax.Array:
     Raises:
       ValueError: if a label is no integer in range, or a shape is wrong.
     """
+    check_not_empty("logits", logits)
     probs = marginal_probs(logits)
     classes = check_labels(labels, *probs.shape)
     return _mean_squared_distance(probs, classes)

@@ -131,6 +131,9 @@ def test_noise_must_not_be_negative(wrong):
         metrics.make_gaussian_nll_calculator(wrong)
     with pytest.raises(ValueError, match="noise_std must be > 0"):
         metrics.make_gaussian_nll_joint_calculator(wrong)
+    # Was the likelihood for a standard deviation of 1.
+    with pytest.raises(ValueError, match="noise_std must be > 0"):
+        metrics.calculate_gaussian_joint_ll(SAMPLES, TARGETS, wrong)
 
 
 def test_joint_calculator_needs_noise_and_enough_rows():

@@ -101,3 +101,51 @@ def test_aggregators_follow_the_protocol():
     state = AGGREGATORS["auroc"](LOGITS, LABELS % 2)
     assert isinstance(state, metrics.MetricsState)
     assert np.shape(state.value) == ()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "aggregator",
+    [
+        mean_over_rows(lambda logits, labels: logits[0, :, 0].mean()),
+        metrics.make_average_aggregator(lambda logits, labels: logits[0, 0, 0]),
+        metrics.make_aurc_aggregator(
+            lambda logits: logits[0, :, 0], lambda logits, labels: logits[0, :, 0], 9
+        ),
+    ],
+    ids=["by size", "by batch", "aurc"],
+)
+def test_many_batches_of_half_precision_do_not_overflow_or_stall(aggregator, dtype):
+    # 50 x 1000 rows of 3: the sum, 150000, is infinite in float16, and in bfloat16
+    # adding 3 to 1024 changes nothing.
+    logits, labels = jax.numpy.full([1, 1000, 1], 3, dtype), np.zeros([1000, 1])
+    state = None
+    for _ in range(50):
+        state = aggregator(logits, labels, state)
+    np.testing.assert_allclose(float(state.value), 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("axis", ["samples", "rows"])
+@pytest.mark.parametrize("name", sorted({*CLASSIFICATION, *REGRESSION} - {"ece"}))
+def test_means_of_nothing_are_errors(name, axis):
+    # Were NaN, which then stays in the running mean, or an accuracy of 1.
+    logits, labels = _rows(name)
+    if axis == "samples":
+        logits = logits[:0]
+    else:
+        logits, labels = logits[:, :0], labels[:0]
+    with pytest.raises(ValueError, match="must not be empty, got shape"):
+        AGGREGATORS[name](logits, labels)
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        metrics.SingleBatchECE(10),
+        metrics.calculate_joint_ll,
+        metrics.make_nll_polyadic_calculator(),
+    ],
+)
+def test_other_metrics_of_nothing_are_errors(metric):
+    with pytest.raises(ValueError, match="must not be empty"):
+        metric(LOGITS[:, :0], LABELS[:0])
