@@ -14,7 +14,7 @@ from enn.active_learning.base import PriorityFnCtor
 from enn.active_learning.prioritized import PrioritizedBatcher, get_at_index
 from enn.datasets.base import ArrayBatch
 from enn.datasets.in_memory import make_batch_iterator
-from enn.networks.forwarders import make_batch_fwd
+from enn.networks.forwarders import EnnBatchFwd, make_batch_fwd
 
 _ROW = "active_learning_row"
 """Entry of `extra` by which the loop knows the picked rows again."""
@@ -96,15 +96,16 @@ def run(
 
     Raises:
       ValueError: if a size or number is no integer >= 1, the pool or the evaluation
-        data have no rows, the pool has fewer than `initial_size`, or the priority is
-        unknown.
+        data have no rows or labels that are no classes, the pool has fewer rows than
+        `initial_size`, or the priority is unknown; all before any training.
     """
     _checks.positive_int("initial_size", initial_size)
     _checks.positive_int("acquisition_size", acquisition_size)
     _checks.positive_int("num_acquisitions", num_acquisitions)
     _checks.positive_int("num_batches", num_batches)
     _checks.positive_int("num_enn_samples", num_enn_samples)
-    if isinstance(priority, str):
+    _checks.non_negative_int("seed", seed)
+    if not callable(priority):
         names = priorities.get_implemented_priority_fn_ctors()
         _checks.one_of("priority", priority, names)
         priority = priorities.get_priority_fn_ctor(priority)
@@ -127,10 +128,13 @@ def run(
     while True:
         labelled = np.concatenate([labelled, acquired])
         experiment = make_experiment(get_at_index(pool, labelled))
+        batch_fwd = batch_fwd_of(experiment.enn)
+        if not curve:
+            _check_labels(experiment, batch_fwd, pool=pool, eval_data=eval_data)
         experiment.train(num_batches)
         params, state = experiment.state.params, experiment.state.network_state
-        batch_fwd = batch_fwd_of(experiment.enn)
-        logits, labels = batch_fwd(params, state, eval_data.x), eval_data.y
+        logits = batch_fwd(params, state, eval_data.x)
+        labels = eval_data.y.astype(np.int32)
         accuracy = float(metrics.make_accuracy_calculator()(logits, labels))
         nll = float(metrics.make_nll_marginal_calculator()(logits, labels))
         curve.append(LearningCurvePoint(len(labelled), accuracy, nll, acquired))
@@ -151,6 +155,23 @@ def _rows(name: str, data: ArrayBatch) -> ArrayBatch:
     if not np.size(data.y):
         raise ValueError(f"{name} must have rows, got y of shape {np.shape(data.y)}.")
     return make_batch_iterator(data).data
+
+
+def _check_labels(
+    experiment: TrainableExperiment, batch_fwd: EnnBatchFwd[Any], **data: ArrayBatch
+) -> None:
+    """Raises ValueError for labels that are no classes of the network.
+
+    Those of the pool would show only once they are acquired, trainings later.
+    """
+    params, state = experiment.state.params, experiment.state.network_state
+    logits = jax.eval_shape(batch_fwd, params, state, data["eval_data"].x)
+    for name, rows in data.items():
+        _checks.shape(f"{name}.y", rows.y, (None, 1), "[num_rows, 1]")
+        try:
+            _checks.class_labels(rows.y, logits.shape[-1])
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
 
 
 def _draw_seed(rng: np.random.Generator) -> int:

@@ -181,6 +181,8 @@ def test_sizes_must_be_positive_integers(name, size):
     ("kwargs", "message"),
     [
         ({"priority": "badge"}, "priority must be one of 'uniform'.*got 'badge'"),
+        ({"priority": 3}, "priority must be one of 'uniform'.*got 3"),
+        ({"seed": -1}, "seed must be an integer >= 0, got -1"),
         ({"initial_size": 12}, "initial_size must be at most the 11 rows .* got 12"),
         (
             {"pool": datasets.ArrayBatch(x=X[:0], y=POOL.y[:0])},
@@ -201,6 +203,23 @@ def test_errors_come_before_any_training(kwargs, message):
     with pytest.raises(ValueError, match=message):
         _run(recorder, **kwargs)
     assert not recorder.labelled
+
+
+@pytest.mark.parametrize("name", ["pool", "eval_data"])
+@pytest.mark.parametrize("wrong", [2, -1, 0.5])
+def test_labels_that_are_no_classes_show_before_any_training(name, wrong):
+    recorder = Recorder()
+    data = {"pool": POOL, "eval_data": EVAL}[name]
+    labels = np.append(data.y[:-1], wrong)
+    message = rf"{name}: labels must be integers in \[0, 2\), got {wrong}"
+    with pytest.raises(ValueError, match=message):
+        _run(recorder, **{name: data.replace(y=labels)})
+    assert not recorder.num_batches
+
+
+def test_labels_may_be_integral_floats():
+    curve = _run(eval_data=EVAL.replace(y=EVAL.y.astype(float)))
+    _assert_equal(curve, _run())
 
 
 @pytest.mark.strict
