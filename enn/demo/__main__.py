@@ -7,12 +7,13 @@ handwritten digits of which one was never trained on.
 import argparse
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 DATASETS = ("regression", "moons", "digits")
 AGENTS = ("mlp", "ensemble", "epinet")
 DEFAULT_STEPS = 1000
+_MAX_SEED = 2**32 - 1
 
 
 class _Parser(argparse.ArgumentParser):
@@ -34,11 +35,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="folder for the pictures, made if need be",
     )
     parser.add_argument(
-        "--seed", type=_at_least(0), default=0, help="fixes data and training"
+        "--seed", type=_integer(0, _MAX_SEED), default=0, help="fixes data and training"
     )
     parser.add_argument(
         "--steps",
-        type=_at_least(1),
+        type=_integer(1),
         default=DEFAULT_STEPS,
         help="training steps of each network",
     )
@@ -58,24 +59,31 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     options = parser.parse_args(arguments)
     options.agents = list(dict.fromkeys(options.agents))
-    if options.out.exists() and not options.out.is_dir():
-        parser.error(f"argument --out: {options.out} is not a folder")
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(
+            f"argument --out: cannot make the folder {options.out}: {error.strerror}"
+        )
     return options
 
 
-class _at_least:  # noqa: N801
-    """Argument type: an integer of at least `minimum`."""
+def _integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+    """Returns the argument type of an integer in a range."""
+    valid = f">= {minimum}" if maximum is None else f"from {minimum} to {maximum}"
 
-    def __init__(self, minimum: int):
-        self._minimum = minimum
-
-    def __call__(self, text: str) -> int:
-        number = int(text) if text.lstrip("-").isdigit() else self._minimum - 1
-        if number < self._minimum:
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = minimum - 1
+        if number < minimum or (maximum is not None and number > maximum):
             raise argparse.ArgumentTypeError(
-                f"must be an integer >= {self._minimum}, got {text!r}"
+                f"must be an integer {valid}, got {text!r}"
             )
         return number
+
+    return parse
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -84,7 +92,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Help and errors above need not wait for JAX.
     from enn.demo import digits, toy
 
-    options.out.mkdir(parents=True, exist_ok=True)
     chosen = DATASETS if options.dataset == "all" else (options.dataset,)
     training = (options.agents, options.seed, options.steps)
     files = []
