@@ -21,7 +21,11 @@ DataNoise = DataNoiseBase[datasets.ArrayBatch]
 
 
 def get_indexer(indexer: Any) -> Any:
-    """Returns the innermost indexer, following attributes called `indexer`."""
+    """Returns the innermost indexer, following attributes called `indexer`.
+
+    Args:
+      indexer: an indexer, or a network, for the one that it has.
+    """
     while hasattr(indexer, "indexer"):
         indexer = indexer.indexer
     return indexer

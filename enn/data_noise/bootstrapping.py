@@ -133,7 +133,7 @@ def make_boot_fn(
     """
     if distribution in (None, "none"):
         return null_bootstrap
-    indexer = base.get_indexer(enn.indexer)
+    indexer = base.get_indexer(enn)
     row_weights = _row_weights(indexer)
     _checks.one_of(
         f"distribution for {type(indexer).__name__}",
@@ -175,8 +175,8 @@ def _row_weights(indexer: Any) -> dict[str, _RowWeight]:
             variance = 1.0
         case _:
             raise ValueError(
-                "bootstrap weights need an ensemble, a Gaussian or a PRNG indexer, "
-                f"got {indexer!r}."
+                "bootstrap weights need a network with an ensemble, a Gaussian or a "
+                f"PRNG indexer, got {indexer!r}."
             )
     return {
         "bernoulli": _sign_weight,

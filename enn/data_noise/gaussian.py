@@ -94,9 +94,11 @@ def make_noise_fn(
       indexer returns; of an ensemble also `[batch]`, a member for each row.
 
     Raises:
-      ValueError: if the indexer is none of the above.
+      ValueError: if the indexer is none of the above, or `noise_std` is negative.
     """
-    indexer = base.get_indexer(enn.indexer)
+    if _checks.is_concrete(noise_std) and not noise_std >= 0:
+        raise ValueError(f"noise_std must be >= 0, got {noise_std}.")
+    indexer = base.get_indexer(enn)
     row_noise = _row_noise(indexer)
     stream = _STREAM if independent_seeds else None
 
@@ -122,8 +124,8 @@ def _row_noise(indexer: Any) -> _RowNoise:
             return lambda key, index: _projection(key, index[1:])
         case _:
             raise ValueError(
-                "target noise needs an ensemble, a Gaussian or a PRNG indexer, "
-                f"got {indexer!r}."
+                "target noise needs a network with an ensemble, a Gaussian or a "
+                f"PRNG indexer, got {indexer!r}."
             )
 
 

@@ -151,9 +151,12 @@ def process_shard(data: base.ArrayBatch) -> base.ArrayBatch:
 
 
 def _complete(data: base.ArrayBatch) -> base.ArrayBatch:
-    data = jax.tree.map(np.asarray, data)
+    if data.y is None:
+        raise ValueError("data must have y, one target or label a row, got None.")
+    # A list of labels is one array; a list in x is a tree of inputs.
+    data = jax.tree.map(np.asarray, dataclasses.replace(data, y=np.asarray(data.y)))
     y = data.y[:, None] if np.ndim(data.y) == 1 else data.y
-    if np.size(y) == 0:
+    if y.ndim == 0 or y.size == 0:
         raise ValueError(f"data must have rows, got y of shape {np.shape(y)}.")
     index, weights = data.data_index, data.weights
     data = dataclasses.replace(

@@ -77,8 +77,7 @@ class KMeansCluster:
 
     def __post_init__(self) -> None:
         _checks.positive_int("num_centroids", self.num_centroids)
-        if self.num_iterations < 0:
-            raise ValueError(f"num_iterations must be >= 0, got {self.num_iterations}.")
+        _checks.non_negative_int("num_iterations", self.num_iterations)
         _checks.one_of("init", self.init, ("random", "k-means++"))
 
     def fit(self, x: chex.Array) -> KMeansOutput:

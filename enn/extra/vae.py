@@ -219,6 +219,7 @@ def train_vae(
       ValueError: if `data_x` is no matrix with rows, or a number or the shape of what
         the encoder or decoder returns is wrong.
     """
+    _checks.non_negative_int("num_batches", num_batches)
     data_x = float_rows("data_x", data_x)
     num_data, dim = data_x.shape
     single_loss = losses.VaeLoss(log_likelihood_fn, losses.latent_kl_fn)

@@ -181,6 +181,9 @@ class AccuracyErrorLoss:
 
     num_classes: int
 
+    def __post_init__(self) -> None:
+        _checks.positive_int("num_classes", self.num_classes)
+
     def __call__(
         self,
         apply: ApplyArray,

@@ -250,6 +250,11 @@ def test_unknown_distributions_list_the_accepted_ones(indexer, distribution, acc
         data_noise.BootstrapNoise(stubs.network(indexer), distribution)
 
 
+def test_what_is_no_network_is_an_error():
+    with pytest.raises(ValueError, match=r"a network with an ensemble, .* got 42"):
+        data_noise.BootstrapNoise(42, "bernoulli")
+
+
 @pytest.mark.parametrize("distribution", ["exponential", None])
 @pytest.mark.parametrize("indexer", [ENSEMBLE, PRNG])
 def test_missing_row_ids_are_a_clear_error(indexer, distribution):

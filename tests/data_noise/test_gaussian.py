@@ -159,6 +159,17 @@ def test_missing_row_ids_are_a_clear_error():
         noise(data, np.array(3))
 
 
+@pytest.mark.parametrize("wrong", [-0.5, float("nan")])
+def test_noise_must_not_be_negative(wrong):
+    with pytest.raises(ValueError, match=f"noise_std must be >= 0, got {wrong}"):
+        data_noise.GaussianTargetNoise(stubs.network(ENSEMBLE), wrong)
+
+
+def test_what_is_no_network_is_an_error():
+    with pytest.raises(ValueError, match=r"a network with an ensemble, .* got 42"):
+        gaussian.make_noise_fn(42, 0.5)
+
+
 def test_other_indexers_are_errors():
     with pytest.raises(ValueError, match="Dirichlet"):
         gaussian.make_noise_fn(

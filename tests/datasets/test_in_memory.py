@@ -70,6 +70,11 @@ def test_takes_jax_arrays_and_nested_inputs():
     assert type(batch.x["ids"]) is np.ndarray
 
 
+def test_takes_a_list_of_labels():
+    batch = next(datasets.make_batch_iterator(_data(3).replace(y=[2, 2, 2])))
+    np.testing.assert_array_equal(batch.y, [[2], [2], [2]])
+
+
 def test_batches_are_copies():
     iterator = datasets.make_batch_iterator(_data(3))
     next(iterator).x[:] = -1
@@ -180,6 +185,8 @@ def test_restoring_the_state_of_another_order_is_an_error(other, name):
     ("data", "message"),
     [
         (datasets.ArrayBatch(x=np.ones([0, 2]), y=np.ones(0)), "must have rows"),
+        (datasets.ArrayBatch(x=np.ones([3, 2]), y=None), "must have y, .* got None"),
+        (datasets.ArrayBatch(x=np.ones([1, 2]), y=1), r"got y of shape \(\)"),
         (datasets.ArrayBatch(x=np.ones([3, 2]), y=np.ones(4)), "^x must have 4 rows"),
         (_data(3, data_index=np.ones([2, 1])), "^data_index must have 3 rows"),
         (_data(3, weights=np.ones([2, 1])), "^weights must have 3 rows"),

@@ -199,7 +199,8 @@ def test_random_first_centroids_are_the_documented_rows():
     ("arguments", "message"),
     [
         ((0, 5, KEY), "num_centroids must be an integer >= 1, got 0"),
-        ((2, -1, KEY), "num_iterations must be >= 0, got -1"),
+        ((2, -1, KEY), "num_iterations must be an integer >= 0, got -1"),
+        ((2, 1.5, KEY), "num_iterations must be an integer >= 0, got 1.5"),
         ((2, 5, KEY, "++"), "init must be one of 'random', 'k-means.*got '.."),
     ],
 )

@@ -244,6 +244,9 @@ def test_wrong_shapes_of_encoder_and_decoder_are_errors(latent_dim, dim, message
         (np.ones([0, 2]), {}, "data_x must have at least one row"),
         (DATA, {"hidden_sizes": [4, 0]}, "hidden_sizes must be an integer >= 1"),
         (DATA, {"latent_dim": 0}, "latent_dim must be an integer >= 1"),
+        (DATA, {"num_batches": -1}, "num_batches must be an integer >= 0, got -1"),
+        # Blamed train_log_freq, which the caller does not know.
+        (DATA, {"num_batches": 1e3}, "num_batches must be an integer >= 0, got 1000.0"),
     ],
 )
 def test_wrong_arguments_are_errors(data, kwargs, message):

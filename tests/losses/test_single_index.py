@@ -128,6 +128,14 @@ def test_classification_losses_check_labels_and_logits(loss_fn, out, labels, mes
         cases.single_value(loss_fn, out, cases.batch_of(labels))
 
 
+@pytest.mark.parametrize("num_classes", [0, -1, 2.0, None])
+@pytest.mark.parametrize("make_loss", [losses.XentLoss, losses.AccuracyErrorLoss])
+def test_the_number_of_classes_is_a_positive_integer(make_loss, num_classes):
+    message = f"num_classes must be an integer >= 1, got {num_classes}"
+    with pytest.raises(ValueError, match=message):
+        make_loss(num_classes)
+
+
 @pytest.mark.parametrize(
     "loss_fn",
     [
