@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import chex
 import haiku as hk
 import jax
-import jax.numpy as jnp
 
 from enn import _checks, base
 from enn.networks import members, mlp_priors, no_state
@@ -49,7 +48,8 @@ class EnsembleWithState(EnnArray):
 
     Raises:
       ValueError: if `num_ensemble` is no integer >= 1; by `apply` for an index out
-        of range, see `enn.networks.members`.
+        of range, see `enn.networks.members`, and for parameters of another number of
+        members.
     """
 
     def __init__(self, model: hk.TransformedWithState, num_ensemble: int):
@@ -76,12 +76,7 @@ class EnsembleWithState(EnnArray):
         out, member_state = members.apply_member(
             run, (params, state), inputs, index, self.num_ensemble
         )
-        new_state = jax.tree.map(
-            lambda all_members, member: jnp.asarray(all_members).at[index].set(member),
-            state,
-            member_state,
-        )
-        return out, new_state
+        return out, members.update_member(state, member_state, index, self.num_ensemble)
 
 
 class Ensemble(EnnNoState):

@@ -4,6 +4,10 @@ Members are stacked: every leaf of the parameters has an axis of `num_members`, 
 first one unless `axis` says otherwise. A concrete index outside [0, num_members)
 raises ValueError. Inside `jax.jit`, where values are unknown, a negative index counts
 from the end and any other index out of range gives NaN, or the smallest integer.
+
+Leaves with another number of entries are no members, and are passed on as they are:
+in a combined network they belong to its other part. Where they are the parameters of
+an ensemble of another size, Haiku refuses their shape, and names them.
 """
 
 import math
@@ -28,9 +32,24 @@ def select_member(
     index = _check_index(index, num_members)
 
     def select(leaf: chex.Array) -> chex.Array:
+        if not _is_stacked(leaf, num_members, axis):
+            return leaf
         return jnp.take(leaf, index, axis=axis, mode="fill")
 
     return jax.tree.map(select, stacked)
+
+
+def update_member(
+    stacked: Stacked, member: Stacked, index: base.Index, num_members: int
+) -> Stacked:
+    """Returns `stacked` with `member` as the entry `index` of every leaf."""
+
+    def update(leaf: chex.Array, entry: chex.Array) -> chex.Array:
+        if not _is_stacked(leaf, num_members):
+            return leaf
+        return jnp.asarray(leaf).at[index].set(entry)
+
+    return jax.tree.map(update, stacked, member)
 
 
 def apply_member(
@@ -56,9 +75,18 @@ def apply_member(
     """
     index = _check_index(index, num_members)
     if _num_indices(index, (stacked, inputs)) >= max(num_members, 2):
-        stacked = _sharding.over_index(stacked, axis)
-        outputs = jax.vmap(fn, in_axes=(axis, None))(stacked, inputs)
-        return select_member(outputs, index, num_members)
+        leaves, structure = jax.tree.flatten(stacked)
+        axes = [axis if _is_stacked(x, num_members, axis) else None for x in leaves]
+        leaves = [
+            leaf if axis is None else _sharding.over_index(leaf, axis)
+            for leaf, axis in zip(leaves, axes, strict=True)
+        ]
+
+        def run(leaves: list[chex.Array], inputs: Any) -> Any:
+            return fn(jax.tree.unflatten(structure, leaves), inputs)
+
+        run_all = jax.vmap(run, in_axes=(axes, None), axis_size=num_members)
+        return select_member(run_all(leaves, inputs), index, num_members)
     return fn(select_member(stacked, index, num_members, axis), inputs)
 
 
@@ -81,6 +109,10 @@ def apply_choice(
     output = jax.lax.switch(position, fns, inputs)
     valid = (position >= 0) & (position < len(fns))
     return select_member(output[None], jnp.where(valid, 0, 1), 1)
+
+
+def _is_stacked(leaf: chex.Array, num_members: int, axis: int = 0) -> bool:
+    return num_members in jnp.shape(leaf)[axis:][:1]
 
 
 def _check_index(index: base.Index, num_members: int) -> chex.Array:

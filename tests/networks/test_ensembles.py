@@ -352,6 +352,19 @@ def test_an_index_out_of_range_inside_jit_gives_nan(make):
     np.testing.assert_array_equal(wrapped, last)
 
 
+@pytest.mark.parametrize("num_members", [1, 5])
+@pytest.mark.parametrize("num_indices", [1, 4])
+def test_parameters_of_an_ensemble_of_another_size_are_refused(
+    num_members, num_indices
+):
+    # Once, they passed, and members that were not there gave NaN.
+    params, state = random_params(_ensemble(num_members), X)
+    apply = jax.vmap(_ensemble_with_state(3).apply, (None, None, None, 0))
+    shape = rf"'mlp/~/linear_0/w' with retrieved shape \({num_members}, 3, 4\)"
+    with pytest.raises(ValueError, match=shape):
+        jax.eval_shape(apply, params, state, X, jnp.arange(num_indices))
+
+
 def test_an_index_out_of_range_inside_jit_writes_no_state():
     enn = networks.EnsembleWithState(BATCH_NORM, 3)
     params, state = random_params(enn, X)

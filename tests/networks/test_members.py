@@ -329,6 +329,16 @@ def test_choices_evaluate_every_function_once(num_indices):
     assert flops(choose, WIDE, 1) <= 1.1 * ONE_MEMBER
 
 
+def test_leaves_with_another_number_of_entries_are_passed_on():
+    tree = {"a": jnp.arange(6).reshape(3, 2), "b": jnp.arange(2.0), "c": jnp.ones(())}
+    chosen = members.select_member(tree, 1, 3)
+    np.testing.assert_array_equal(chosen["a"], [2, 3])
+    assert (chosen["b"] is tree["b"], chosen["c"] is tree["c"]) == (True, True)
+    new = members.update_member(tree, chosen | {"a": jnp.array([8, 9])}, 1, 3)
+    np.testing.assert_array_equal(new["a"], [[0, 1], [8, 9], [4, 5]])
+    assert (new["b"] is tree["b"], new["c"] is tree["c"]) == (True, True)
+
+
 def test_selecting_takes_the_entry_of_every_leaf():
     stacked = {"a": jnp.arange(6).reshape(2, 3), "b": jnp.arange(2.0)}
     chosen = members.select_member(stacked, 1, 2)
