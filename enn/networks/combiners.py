@@ -10,6 +10,7 @@ import jax
 from enn import _checks, base
 from enn.networks.forwarders import EnnBatchFwd, compile_forward
 from enn.networks.index_map import map_indices
+from enn.networks.indexers import check_key
 from enn.networks.module_trees import merge_modules
 from enn.networks.outputs import parse_net_output
 
@@ -39,13 +40,14 @@ def combine_naive_enn(
 
     Raises:
       ValueError: if the base's index is not a key; by `init`, if base and head have a
-        module of the same name.
+        module of the same name; by `apply` for an index that is no PRNG key.
     """
     _check_index_is_key(base_enn.indexer)
 
     def apply(
         params: hk.Params, state: hk.State, inputs: Any, index: base.Index
     ) -> tuple[Any, hk.State]:
+        check_key(index)
         base_key, head_key = _split(index, independent_keys)
         base_out, base_state = base_enn.apply(params, state, inputs, base_key)
         # Each part returns the entries of the other as it was given them.

@@ -13,7 +13,7 @@ import numpy as np
 from enn import _checks, base
 from enn.networks.base import EnnArray
 from enn.networks.flat_inputs import flat_inputs
-from enn.networks.indexers import PrngIndexer
+from enn.networks.indexers import PrngIndexer, check_key
 from enn.networks.init_once import init_once
 from enn.networks.layer_sizes import layer_sizes
 
@@ -74,7 +74,8 @@ class MLPDropoutENN(EnnArray):
 
     Raises:
       ValueError: if `output_sizes` is empty or a size is no integer >= 1, or the
-        rate outside [0, 1); by `apply` for inputs that are not `[batch, ...]`.
+        rate outside [0, 1); by `apply` for inputs that are not `[batch, ...]` or an
+        index that is no PRNG key.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class MLPDropoutENN(EnnArray):
         def forward(inputs: chex.Array, index: base.Index) -> chex.Array:
             out = flat_inputs(inputs)
             _checks.shape("inputs", out, (None, None), "[batch, ...]")
+            check_key(index)
             input_size = out.shape[-1]
             first_b_init = b_init
             if nonzero_bias:

@@ -1,7 +1,8 @@
 """Reference distributions of the epistemic index.
 
 Every indexer maps one PRNG key, typed or raw, to one index, and works under
-`jax.jit` and `jax.vmap`.
+`jax.jit` and `jax.vmap`. Vectors are of JAX's default float type: as in the original
+`enn`, float64 under `jax_enable_x64`.
 """
 
 import dataclasses
@@ -20,6 +21,16 @@ class PrngIndexer(base.EpistemicIndexer):
 
     def __call__(self, key: chex.PRNGKey) -> base.Index:
         return key
+
+
+def check_key(index: base.Index) -> None:
+    """Raises ValueError unless `index` is one PRNG key, typed or raw."""
+    shape, dtype = getattr(index, "shape", ()), getattr(index, "dtype", None)
+    is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    raw = jax.eval_shape(jax.random.PRNGKey, 0)
+    if shape != () if is_typed else (shape, dtype) != (raw.shape, raw.dtype):
+        got = repr(index) if dtype is None else f"{dtype} of shape {list(shape)}"
+        raise ValueError(f"index must be one PRNG key, got {got}.")
 
 
 @dataclasses.dataclass(frozen=True)

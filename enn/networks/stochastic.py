@@ -7,7 +7,7 @@ import chex
 import haiku as hk
 
 from enn import base
-from enn.networks.indexers import PrngIndexer
+from enn.networks.indexers import PrngIndexer, check_key
 
 
 def wrap_stochastic_fn_as_enn(
@@ -19,12 +19,18 @@ def wrap_stochastic_fn_as_enn(
 
     Args:
       net_fn: function of inputs alone, to be transformed by Haiku.
+
+    Raises:
+      ValueError: by `apply`, for an index that is no key; an integer is the seed of
+        one, and None will do where nothing is drawn.
     """
     transformed = hk.transform_with_state(net_fn)
 
     def apply(
         params: hk.Params, state: hk.State, inputs: Any, index: base.Index
     ) -> tuple[Any, hk.State]:
+        if not isinstance(index, int | None):
+            check_key(index)
         return transformed.apply(params, state, index, inputs)
 
     def init(

@@ -9,6 +9,7 @@ import pytest
 from enn import base
 from enn.networks.base import OutputWithPrior
 from enn.networks.combiners import combine_naive_enn, make_optimized_forward
+from enn.networks.ensembles import EnsembleWithState
 from enn.networks.epinet.mlp import make_mlp_epinet
 from enn.networks.indexers import EnsembleIndexer, GaussianIndexer, PrngIndexer
 from enn.networks.no_state import wrap_enn_as_enn_no_state, wrap_enn_no_state_as_enn
@@ -101,6 +102,44 @@ def test_a_part_without_state_keeps_the_state_of_the_other(stateless_part: str) 
     _, new_state = jax.jit(enn.apply)(params, state, X, golden.keys(1))
     assert set(new_state) == set(state) != set()
     assert all(values["counter"] == 1 for values in new_state.values())
+
+
+@pytest.mark.parametrize("num_indices", [1, 4])
+def test_an_ensemble_on_a_base_with_state(num_indices: int) -> None:
+    # Once, the base's scalar counters were taken for members of the ensemble.
+    def forward(x: jax.Array) -> jax.Array:
+        norm = hk.BatchNorm(True, True, 0.9, name="head_norm")
+        return norm(hk.Linear(2, name="head_linear")(x), is_training=True)
+
+    model = hk.without_apply_rng(hk.transform_with_state(forward))
+    torso, head = _batch_norm_net("torso", 4), EnsembleWithState(model, 3)
+    enn = combine_naive_enn(head, torso)
+    params, state = fast.random_params(enn, X)
+    keys = jax.random.split(golden.keys(1), num_indices)
+    outs, states = jax.jit(jax.vmap(enn.apply, (None, None, None, 0)))(
+        params, state, X, keys
+    )
+    hidden, _ = torso.apply(params, state, X, None)
+    for i, key in enumerate(keys):
+        member = head.indexer(key)
+        own = [
+            {k: v for k, v in tree.items() if "head" in k} for tree in (params, state)
+        ]
+        expected, _ = model.apply(
+            *jax.tree.map(lambda leaf, k=member: leaf[k], own), hidden
+        )
+        np.testing.assert_allclose(outs[i], expected, rtol=1e-4, atol=1e-5)
+        counters = states["head_norm/~/mean_ema"]["counter"][i]
+        np.testing.assert_array_equal(counters, np.arange(3) == member)
+    np.testing.assert_array_equal(states["torso_norm/~/mean_ema"]["counter"], 1)
+
+
+@pytest.mark.parametrize("index", [0, None, np.ones(2, np.float32)])
+def test_an_index_that_is_no_key_raises(index: Any) -> None:
+    enn = combine_naive_enn(make_mlp_epinet([3], [4], 2), _mlp("torso", 4))
+    params, state = fast.random_params(enn, X)
+    with pytest.raises(ValueError, match="index must be one PRNG key, got"):
+        enn.apply(params, state, X, index)
 
 
 def test_modules_of_one_name_raise() -> None:

@@ -144,3 +144,9 @@ def test_wrong_sizes_and_ranks():
         dropout.generate_masks(key(0), 0, [4, 2], 0.1)
     with pytest.raises(ValueError, match=r"inputs must have shape \[batch, \.\.\.\]"):
         dropout.MLPDropoutENN([4, 2]).init(key(0), jnp.ones(3), key(1))
+
+
+@pytest.mark.parametrize("index", [0, None, np.ones(2), np.zeros((1, 2), np.uint32)])
+def test_an_index_that_is_no_key(index):
+    with pytest.raises(ValueError, match="index must be one PRNG key, got"):
+        dropout.MLPDropoutENN([4, 2]).init(key(0), jnp.ones((2, 3)), index)

@@ -104,6 +104,14 @@ def test_first_product_runs_once():
     assert flops_at_indices(enn, inputs) <= 1.1 * (layers + drawing)
 
 
+@pytest.mark.parametrize("index", [0.5, jnp.ones(2), jax.random.split(key(0), 3)])
+def test_an_index_that_is_no_key(index):
+    enn = gaussian_enn.GaussianNoiseMLP([4, 2])
+    params, state = random_params(enn, X)
+    with pytest.raises(ValueError, match="index must be one PRNG key, got"):
+        enn.apply(params, state, X, index)
+
+
 @pytest.mark.parametrize("sizes", [[], [4, 0]])
 def test_wrong_sizes(sizes):
     with pytest.raises(ValueError, match="output_sizes"):
