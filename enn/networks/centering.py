@@ -21,7 +21,8 @@ def make_centered_enn(enn: EnnArray, x_train: chex.Array) -> EnnArray:
         the first axis.
 
     Raises:
-      ValueError: if `x_train` has fewer than two axes.
+      ValueError: if `x_train` has fewer than two axes; by `apply` for inputs of other
+        features.
     """
     if jnp.ndim(x_train) < 2:
         raise ValueError(
@@ -33,9 +34,13 @@ def make_centered_enn(enn: EnnArray, x_train: chex.Array) -> EnnArray:
     def centered_apply(
         params: hk.Params, state: hk.State, inputs: chex.Array, index: base.Index
     ) -> tuple[Output, hk.State]:
-        center, scale = (
-            jnp.broadcast_to(x, jnp.shape(inputs)) for x in (mean, std + 1e-9)
-        )
+        shape = jnp.shape(inputs)
+        if shape[-mean.ndim :] != mean.shape:
+            raise ValueError(
+                "inputs must have the features of x_train, of shape "
+                f"{list(mean.shape)}, got shape {list(shape)}."
+            )
+        center, scale = (jnp.broadcast_to(x, shape) for x in (mean, std + 1e-9))
         return enn.apply(params, state, (inputs - center) / scale, index)
 
     return EnnArray(centered_apply, enn.init, enn.indexer)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import chex
 import haiku as hk
 import jax
+import numpy as np
 
 from enn import _checks
 from enn.networks.layer_sizes import layer_sizes
@@ -38,6 +39,9 @@ def conv_prior_net(
         output_channels=output_channels, kernel_shapes=kernel_shapes, strides=strides
     )
     channels = layer_sizes("output_channels", output_channels)
+    layer_sizes("strides", strides)
+    for kernel_shape in kernel_shapes:
+        layer_sizes("kernel_shapes", np.atleast_1d(kernel_shape).tolist())
     num_outputs = _checks.positive_int("num_classes", num_classes)
 
     def forward(inputs: chex.Array) -> chex.Array:

@@ -34,8 +34,9 @@ def make_batch_fwd(
 ) -> EnnBatchFwd:
     """Returns a compiled forward pass at `num_enn_samples` fixed indices.
 
-    The indices are drawn once, from `seed`: every call uses the same ones. The new
-    network state is discarded.
+    The indices are drawn once, from `seed`: every call uses the same ones. A PRNG key
+    as optional fourth argument of the result draws others. The new network state is
+    discarded.
 
     Args:
       enn: the network to evaluate.
@@ -49,10 +50,19 @@ def make_batch_fwd(
         with other axes.
     """
     _checks.positive_int("num_enn_samples", num_enn_samples)
-    keys = jax.random.split(jax.random.PRNGKey(seed), num_enn_samples)
-    indices = jax.vmap(enn.indexer)(keys)
 
-    def batch_fwd(params: hk.Params, state: hk.State, inputs: Any) -> chex.Array:
+    def draw_indices(key: chex.PRNGKey) -> base.Index:
+        return jax.vmap(enn.indexer)(jax.random.split(key, num_enn_samples))
+
+    fixed_indices = draw_indices(jax.random.PRNGKey(seed))
+
+    def batch_fwd(
+        params: hk.Params,
+        state: hk.State,
+        inputs: Any,
+        key: chex.PRNGKey | None = None,
+    ) -> chex.Array:
+        indices = fixed_indices if key is None else draw_indices(key)
         return predict_at_indices(enn, params, state, inputs, indices, batch_z)
 
     return compile_forward(batch_fwd, enn.indexer, mesh)

@@ -53,7 +53,7 @@ def make_random_feat_gp(
     gammas = _draw_gamma(gamma, gamma_key, num_feat)
 
     def gp_instance(inputs: chex.Array) -> chex.Array:
-        flat = jnp.reshape(inputs, (jnp.shape(inputs)[0], -1))
+        flat = jnp.reshape(inputs, (*jnp.shape(inputs)[:1], -1))
         _checks.shape("inputs", flat, (None, input_dim), f"[batch, {input_dim}]")
         projected = jnp.einsum("bi,jio->bjo", flat, weights)
         features = jnp.cos(gammas * projected + bias)

@@ -1,7 +1,15 @@
 """Parameters and state of two networks in one tree, by the names of their modules."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+
+def select_modules(tree: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Returns the modules of `tree` with these names, or raises ValueError."""
+    missing = sorted(set(names) - set(tree))
+    if missing:
+        raise ValueError(f"Parameters or state lack the module {missing[0]!r}.")
+    return {name: tree[name] for name in names}
 
 
 def merge_modules(base: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, Any]:

@@ -60,22 +60,26 @@ def wrap_enn_as_enn_no_state(
         after training. May be left out only where `enn` has no state.
 
     Raises:
-      ValueError: by `init` of the result, where `enn` has state and no
+      ValueError: by `init` and `apply` of the result, where `enn` has state and no
         `constant_state` is given.
     """
     state = {} if constant_state is None else constant_state
 
+    def check_known(state: hk.State) -> None:
+        if state and constant_state is None:
+            raise ValueError(
+                f"The network has state, for the modules {sorted(state)}: give "
+                "wrap_enn_as_enn_no_state a constant_state to run it with."
+            )
+
     def apply(params: hk.Params, inputs: chex.Array, index: base.Index) -> Output:
-        return enn.apply(params, state, inputs, index)[0]
+        out, new_state = enn.apply(params, state, inputs, index)
+        check_known(new_state)
+        return out
 
     def init(rng_key: chex.PRNGKey, inputs: chex.Array, index: base.Index) -> hk.Params:
         params, init_state = enn.init(rng_key, inputs, index)
-        if init_state and constant_state is None:
-            raise ValueError(
-                "The network has state, for the modules "
-                f"{sorted(init_state)}: give wrap_enn_as_enn_no_state a "
-                "constant_state to run it with."
-            )
+        check_known(init_state)
         return params
 
     return EnnNoState(apply, init, enn.indexer)

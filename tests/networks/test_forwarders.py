@@ -58,6 +58,13 @@ def test_every_call_uses_the_same_indices():
     np.testing.assert_array_equal(fwd(None, {}, X), fwd(None, {}, X))
 
 
+@pytest.mark.parametrize("key_fn", [jax.random.PRNGKey, jax.random.key])
+def test_a_call_may_bring_a_key_of_its_own(key_fn):
+    enn = _network(lambda p, x, z: x + z[0])
+    preds = make_batch_fwd(enn, 4)(None, {}, X, key_fn(5))
+    np.testing.assert_array_equal(preds, make_batch_fwd(enn, 4, 5)(None, {}, X))
+
+
 @pytest.mark.strict
 @pytest.mark.parametrize("num_enn_samples", [1, 2, 4])
 @pytest.mark.parametrize("num_outputs", [1, 3])

@@ -68,7 +68,7 @@ def test_sizes_of_a_gp_are_positive(sizes):
         networks.make_random_feat_gp(*sizes, key(1))
 
 
-@pytest.mark.parametrize("shape", [(4, 2), (4, 3, 2), (3,)])
+@pytest.mark.parametrize("shape", [(4, 2), (4, 3, 2), (3,), ()])
 def test_a_gp_takes_inputs_of_its_size(shape):
     gp = networks.make_random_feat_gp(3, 2, 5, key(1))
     with pytest.raises(ValueError, match=r"inputs must have shape \[batch, 3\]"):

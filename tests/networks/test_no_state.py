@@ -71,6 +71,15 @@ def test_a_state_that_nobody_gave_raises(is_training):
         enn.init(key(0), X, key(1))
 
 
+def test_a_state_that_would_start_anew_at_each_call_raises():
+    # Once, apply took the parameters of enn.init and normalised by each batch alone.
+    with_state = _batch_norm(is_training=True)
+    params, _ = with_state.init(key(0), X, key(1))
+    enn = no_state.wrap_enn_as_enn_no_state(with_state)
+    with pytest.raises(ValueError, match=r"has state.*batch_norm.*constant_state"):
+        enn.apply(params, X, key(1))
+
+
 def test_the_constant_state_is_the_state_of_every_forward_pass():
     with_state = _batch_norm(is_training=False)
     params, state = with_state.init(key(0), X, key(1))

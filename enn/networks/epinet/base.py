@@ -18,7 +18,7 @@ from enn.networks.epinet.protocols import (
     EpinetInitWithState,
     EpinetWithState,
 )
-from enn.networks.module_trees import merge_modules
+from enn.networks.module_trees import merge_modules, select_modules
 from enn.networks.outputs import parse_to_output_with_prior
 
 __all__ = [
@@ -62,8 +62,8 @@ def combine_base_epinet_as_enn(
       epinet's indexer.
 
     Raises:
-      ValueError: by `init` without `freeze_base`, if base and epinet have a module of
-        the same name.
+      ValueError: without `freeze_base`, by `init` if base and epinet have a module of
+        the same name, and by `apply` if `params` or `state` lack one of the base.
     """
     loaded = _LoadedBase(base_checkpoint, base_index)
 
@@ -83,8 +83,8 @@ def combine_base_epinet_as_enn(
         if freeze_base:
             base_out, hidden, _ = run_base(loaded.params, loaded.state, inputs)
         else:
-            base_params = {name: params[name] for name in loaded.params}
-            base_state = {name: state[name] for name in loaded.state}
+            base_params = select_modules(params, loaded.params)
+            base_state = select_modules(state, loaded.state)
             base_out, hidden, base_state = run_base(base_params, base_state, inputs)
             # The epinet returns these entries as it is given them.
             state = {**state, **base_state}

@@ -112,7 +112,7 @@ class ResBlockV2(ResBlock):
         name: str | None = None,
     ):
         super().__init__(name=name)
-        if output_channels < 4:
+        if _checks.positive_int("output_channels", output_channels) < 4:
             raise ValueError(f"output_channels must be >= 4, got {output_channels}.")
         _checks.positive_int("stride", stride)
         width = output_channels // 4

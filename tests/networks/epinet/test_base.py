@@ -190,6 +190,17 @@ def test_modules_of_one_name_raise_where_the_base_trains() -> None:
     assert set(params) == {"base_linear", "base_norm"}
 
 
+@pytest.mark.parametrize("lacking", [0, 1])
+def test_parameters_or_state_without_the_base_raise(lacking: int) -> None:
+    saved = Checkpoint(stateful_base())
+    enn = _combine(saved, freeze_base=False)
+    variables = [dict(tree) for tree in fast.random_params(enn, X)]
+    removed = min(saved.variables[lacking])
+    del variables[lacking][removed]
+    with pytest.raises(ValueError, match=f"lack the module '{removed}'"):
+        enn.apply(*variables, X, INDEX)
+
+
 def test_networks_compare_and_hash_by_identity() -> None:
     first, second = _epinet(), _epinet()
     assert first == first

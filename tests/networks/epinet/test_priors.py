@@ -132,6 +132,8 @@ def test_many_indices_run_every_network_once() -> None:
         (make_cifar_conv_prior, {"kernel_shapes": [5]}, "kernel_shapes has 1"),
         (make_imagenet_conv_prior, {"strides": (5, 5)}, "strides has 2"),
         (make_imagenet_conv_prior, {"output_channels": (4,)}, "output_channels has 1"),
+        (make_imagenet_conv_prior, {"strides": (5, 0, 2)}, "strides"),
+        (make_cifar_conv_prior, {"kernel_shapes": (5, (0, 3), 5)}, "kernel_shapes"),
         (make_cifar_conv_prior, {"num_ensemble": 0}, "num_ensemble"),
         (make_cifar_conv_prior, {"num_classes": 0}, "num_classes"),
     ],

@@ -55,3 +55,5 @@ def test_v2_raises_where_it_needs_a_projection(channels: int, stride: int) -> No
 def test_v2_needs_four_channels() -> None:
     with pytest.raises(ValueError, match="output_channels must be >= 4, got 3"):
         _run(lambda: ResBlockV2(3, 1, True))
+    with pytest.raises(ValueError, match=r"must be an integer >= 1, got 4\.5"):
+        _run(lambda: ResBlockV2(4.5, 1, True))  # pyrefly: ignore[bad-argument-type]
