@@ -62,19 +62,19 @@ class ConcatIndexMLP(EpistemicModule):
         flat = flat_inputs(inputs)
         _checks.shape("inputs", flat, (None, None), "[batch, ...]")
 
-        out = last_hidden_input = flat
+        out = last_hidden_input = flat.T
         for size in self.hiddens:
             last_hidden_input = out
             out = jax.nn.relu(ConcatLinear(size, name="linear")(out, index))
         project = hk.nets.MLP([self.variance_dim], activate_final=True)
         variance_head = _ConcatMLP([self.variance_dim, self.output_dim])
-        log_var = variance_head(last_hidden_input, project(flat))
-        train = hk.Linear(self.output_dim)(out)
+        log_var = variance_head(last_hidden_input, project(flat).T).T
+        train = ConcatLinear(self.output_dim, name="linear")(out).T
         return OutputWithPrior(train, jnp.zeros_like(train), {"log_var": log_var})
 
 
 class _ConcatMLP(hk.Module):
-    """An MLP on the concatenation of its inputs."""
+    """An MLP on the concatenation of its inputs, which are columns."""
 
     def __init__(self, output_sizes: Sequence[int]):
         super().__init__(name="mlp")

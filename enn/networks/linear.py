@@ -1,7 +1,9 @@
 """A linear layer on concatenated inputs that keeps its parts apart."""
 
-import chex
+from collections.abc import Iterator
+
 import haiku as hk
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -12,21 +14,24 @@ class ConcatLinear(hk.Linear):
     [x, z] W = x W_x + z W_z. Parameters, their names and their initial values are
     those of `hk.Linear` on the concatenated input. A part that does not depend on
     the epistemic index is then computed once for any number of indices.
+
+    Activations are columns, `[size, batch]`: the batch is mostly the longest axis, and
+    CPUs multiply matrices fastest along a long last one.
     """
 
-    def __call__(self, *parts: chex.Array) -> chex.Array:  # pyrefly: ignore
-        """Returns `concatenate(parts, axis=-1) @ w + b`.
+    def __call__(self, *parts: jax.Array) -> jax.Array:  # pyrefly: ignore
+        """Returns `concatenate(parts, axis=0).T @ w + b`, transposed.
 
         Args:
-          *parts: arrays `[batch, size]`, or `[size]` for a part that is the same in
+          *parts: arrays `[size, batch]`, or `[size]` for a part that is the same in
             the whole batch, such as an index.
 
         Returns:
-          `[batch, output_size]`.
+          `[output_size, batch]`.
         """
-        return _sum_of_products(parts, *self.weights(parts))
+        return _columns(parts, *self.weights(parts))
 
-    def projected(self, *parts: chex.Array, projection: chex.Array) -> chex.Array:
+    def projected(self, *parts: jax.Array, projection: jax.Array) -> jax.Array:
         """Returns the layer's output, read as a matrix, times `projection`.
 
         (h W) z = h (W z): the weights meet `projection` first, which takes the
@@ -44,29 +49,50 @@ class ConcatLinear(hk.Linear):
         size = projection.size
         weights, bias = (
             jnp.tensordot(
-                projection, jnp.moveaxis(p.reshape(p.shape[0], -1, size), 2, 0), 1
+                projection, jnp.moveaxis(p.reshape(*p.shape[:-1], -1, size), -1, 0), 1
             )
             for p in self.weights(parts)
         )
-        return _sum_of_products(parts, weights, bias)
+        # Along the longer axis again. The bias comes before the transposition: XLA
+        # would turn that of a bare product into the other product.
+        batch = max(part.size // len(part) for part in parts)
+        if batch > len(bias):
+            return _columns(parts, weights, bias).T
+        return _rows(parts, weights, bias)
 
-    def weights(self, parts: tuple[chex.Array, ...]) -> tuple[chex.Array, chex.Array]:
-        """Returns the weights `[input_size, output_size]` and bias `[1, ...]`."""
-        input_size = sum(part.shape[-1] for part in parts)
+    def weights(self, parts: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+        """Returns the weights `[input_size, output_size]` and bias `[output_size]`."""
+        input_size = sum(len(part) for part in parts)
         dtype = jnp.result_type(*parts)
         w_init = self.w_init or hk.initializers.TruncatedNormal(
             1.0 / np.sqrt(input_size)
         )
         w = hk.get_parameter("w", [input_size, self.output_size], dtype, init=w_init)
         b = hk.get_parameter("b", [self.output_size], dtype, init=self.b_init)
-        return w, b[None]
+        return w, b
 
 
-def _sum_of_products(
-    parts: tuple[chex.Array, ...], weights: chex.Array, bias: chex.Array
-) -> chex.Array:
-    ends = np.cumsum([part.shape[-1] for part in parts])
-    out = bias
-    for part, rows in zip(parts, jnp.split(weights, ends[:-1]), strict=True):
-        out = out + jnp.atleast_2d(part @ rows)
+def _columns(
+    parts: tuple[jax.Array, ...], weights: jax.Array, bias: jax.Array
+) -> jax.Array:
+    out = bias[:, None]
+    for part, rows in _with_weights(parts, weights):
+        out = out + (rows.T @ part).reshape(len(bias), -1)
     return out
+
+
+def _rows(
+    parts: tuple[jax.Array, ...], weights: jax.Array, bias: jax.Array
+) -> jax.Array:
+    out = bias[None]
+    for part, rows in _with_weights(parts, weights):
+        out = out + jnp.atleast_2d(part.T @ rows)
+    return out
+
+
+def _with_weights(
+    parts: tuple[jax.Array, ...], weights: jax.Array
+) -> Iterator[tuple[jax.Array, jax.Array]]:
+    """Returns every part beside the rows of the weights that it meets."""
+    ends = np.cumsum([len(part) for part in parts])
+    return zip(parts, jnp.split(weights, ends[:-1]), strict=True)

@@ -129,11 +129,12 @@ class ProjectedMLP(EpistemicModule):
         dim = self.index_dim
         _checks.shape("index", index, (dim,), f"[{dim}]")
         _checks.shape("inputs", inputs, (None, None), "[batch, num_features]")
-        return self.mlp([index, inputs] if self.concat_index else [inputs], index)
+        columns = [index, inputs.T] if self.concat_index else [inputs.T]
+        return self.mlp(columns, index)
 
 
 class _ConcatMLP(hk.Module):
-    """An MLP on concatenated parts, its last layer projected on an index."""
+    """An MLP on concatenated columns, its last layer projected on an index."""
 
     def __init__(
         self,
@@ -147,8 +148,8 @@ class _ConcatMLP(hk.Module):
             for i, size in enumerate(output_sizes)
         ]
 
-    def __call__(self, parts: list[chex.Array], index: base.Index) -> chex.Array:
+    def __call__(self, columns: list[chex.Array], index: base.Index) -> chex.Array:
         *hidden, last = self.layers
         for layer in hidden:
-            parts = [jax.nn.relu(layer(*parts))]
-        return last.projected(*parts, projection=index)
+            columns = [jax.nn.relu(layer(*columns))]
+        return last.projected(*columns, projection=index)

@@ -60,7 +60,7 @@ def make_null_prior(output_dim: int) -> Callable[[chex.Array], chex.Array]:
     _checks.positive_int("output_dim", output_dim)
 
     def null_prior(inputs: chex.Array) -> chex.Array:
-        return jnp.zeros((jnp.shape(inputs)[0], output_dim), jnp.float32)
+        return jnp.zeros((*jnp.shape(inputs)[:1], output_dim), jnp.float32)
 
     return null_prior
 
@@ -101,10 +101,11 @@ def get_random_mlp_with_index(
     def forward(inputs: chex.Array, index: base.Index) -> chex.Array:
         _checks.shape("inputs", inputs, (None, None), "[batch, num_features]")
         _checks.shape("index", index, (None,), "[index_dim]")
-        out = ConcatLinear(sizes[0], **inits)(inputs, index)
-        for size in sizes[1:]:
-            out = hk.Linear(size, **inits)(jax.nn.relu(out))
-        return out
+        first, *others = (ConcatLinear(size, name="linear", **inits) for size in sizes)
+        out = first(inputs.T, index)
+        for layer in others:
+            out = layer(jax.nn.relu(out))
+        return out.T
 
     transformed = hk.without_apply_rng(hk.transform(forward))
     params = init_once(transformed.init, rng, x_sample, z_sample)
