@@ -11,7 +11,7 @@ from jax.extend import core
 from enn import _checks, _sharding, base
 
 _MAX_BYTES = 256 * 2**20
-_CACHE_BYTES = 16 * 2**20
+_CACHE_BYTES = 24 * 2**20
 """On CPU, blocks whose intermediate values stay in cache are several times faster."""
 
 
