@@ -8,15 +8,16 @@ from collections.abc import Callable, Mapping
 def median_seconds(
     runs: Mapping[str, Callable[[], object]], repeats: int
 ) -> dict[str, float]:
-    """Returns the median time of each function, after one warm-up call each.
+    """Returns the median time of each function.
 
-    The functions take turns, so that a change of the machine's load meets them all.
+    The functions take turns, so that a change of the machine's load meets them all. A
+    turn is two calls, of which the second is timed: the first wakes the cores that the
+    function before it left idle, and compiles what is not compiled yet.
     """
-    for run in runs.values():
-        run()
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
+            run()
             start = time.perf_counter()
             run()
             times[name].append(time.perf_counter() - start)

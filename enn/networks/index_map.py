@@ -11,8 +11,11 @@ from jax.extend import core
 from enn import _checks, _sharding, base
 
 _MAX_BYTES = 256 * 2**20
-_CACHE_BYTES = 24 * 2**20
-"""On CPU, blocks whose intermediate values stay in cache are several times faster."""
+_CACHE_BYTES = 32 * 2**20
+"""On CPU, blocks whose intermediate values stay in cache are several times faster.
+
+What is shared by all blocks, such as weights, counts too, up to half of this.
+"""
 
 
 def map_indices(
@@ -133,20 +136,38 @@ def _reshape(tree: Any, shape: tuple[int, ...], rank: int) -> Any:
 def _default_batch_z(
     fn: Callable[[base.Index], Any], index: base.Index, num_indices: int
 ) -> int:
-    budget = _CACHE_BYTES if jax.default_backend() == "cpu" else _MAX_BYTES
-    largest = max(1, budget // max(1, _num_bytes(fn, index)))
+    own, shared = _num_bytes(fn, index)
+    budget = _MAX_BYTES
+    if jax.default_backend() == "cpu":
+        budget = max(_CACHE_BYTES - shared, _CACHE_BYTES // 2)
+    largest = max(1, budget // max(1, own))
     # A divisor leaves no remainder, which would be compiled apart.
     divisors = [d for d in range(1, num_indices + 1) if num_indices % d == 0]
     fitting = [d for d in divisors if d <= largest]
     return fitting[-1] if 2 * fitting[-1] > largest else min(largest, num_indices)
 
 
-def _num_bytes(fn: Callable[[base.Index], Any], index: base.Index) -> int:
-    """Size of all values in a call of `fn` that depend on the index."""
-    _, own = _partition(jax.make_jaxpr(fn)(index).jaxpr)
+def _num_bytes(fn: Callable[[base.Index], Any], index: base.Index) -> tuple[int, int]:
+    """Returns the size of what `fn` computes with its index, and of what that reads.
+
+    The latter does not depend on the index: it is the same in every call.
+    """
+    jaxpr = jax.make_jaxpr(fn)(index).jaxpr
+    _, own = _partition(jaxpr)
+    computed = {variable for equation in own for variable in equation.outvars}
+    read = {
+        variable
+        for equation in own
+        for variable in equation.invars
+        if isinstance(variable, core.Var)
+    }
+    return _size(computed), _size(read - computed - set(jaxpr.invars))
+
+
+def _size(variables: set[Any]) -> int:
+    """Returns the bytes of all variables but random keys."""
     return sum(
         v.aval.size * np.dtype(v.aval.dtype).itemsize
-        for equation in own
-        for v in equation.outvars
+        for v in variables
         if not jax.dtypes.issubdtype(v.aval.dtype, jax.dtypes.extended)
     )

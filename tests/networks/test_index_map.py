@@ -63,3 +63,19 @@ def test_gradients_pass_through_the_loop() -> None:
 def test_size_of_blocks_out_of_range(batch_z: Any) -> None:
     with pytest.raises(ValueError, match="batch_z must be an integer >= 1"):
         map_indices(jnp.sum, INDICES, batch_z)
+
+
+@pytest.mark.parametrize(("weights_mib", "num_blocks"), [(0, 2), (16, 8), (64, 8)])
+def test_blocks_leave_room_in_cache_for_what_they_share(
+    weights_mib: int, num_blocks: int
+) -> None:
+    # Of 32 MiB the weights take up to half. What is left holds 8 sines of 4 MiB, or
+    # not quite 4 with the products beside them; blocks are of one size.
+    def run(indices: jax.Array, weights: jax.Array) -> Any:
+        return map_indices(lambda z: (jnp.sin(z), weights @ z), indices)
+
+    indices = jax.ShapeDtypeStruct((16, 2**20), jnp.float32)
+    weights = jax.ShapeDtypeStruct((weights_mib // 4, 2**20), jnp.float32)
+    jaxpr = jax.make_jaxpr(run)(indices, weights)
+    (loop,) = (e for e in jaxpr.eqns if e.primitive.name == "scan")
+    assert loop.params["length"] == num_blocks
