@@ -14,7 +14,7 @@ from enn.networks.flat_inputs import flat_inputs
 from enn.networks.gp_priors import GpGamma, make_random_gp_ensemble_prior_fns
 from enn.networks.indexers import GaussianWithUnitIndexer
 from enn.networks.layer_sizes import layer_sizes
-from enn.networks.linear import ConcatLinear
+from enn.networks.linear import ConcatLinear, ConcatMLP
 from enn.networks.prior_choice import combine_functions_linear_in_index
 from enn.networks.priors import make_null_prior
 from enn.networks.wrappers import epistemic_network_from_module
@@ -67,28 +67,10 @@ class ConcatIndexMLP(EpistemicModule):
             last_hidden_input = out
             out = jax.nn.relu(ConcatLinear(size, name="linear")(out, index))
         project = hk.nets.MLP([self.variance_dim], activate_final=True)
-        variance_head = _ConcatMLP([self.variance_dim, self.output_dim])
+        variance_head = ConcatMLP([self.variance_dim, self.output_dim])
         log_var = variance_head(last_hidden_input, project(flat).T).T
         train = ConcatLinear(self.output_dim, name="linear")(out).T
         return OutputWithPrior(train, jnp.zeros_like(train), {"log_var": log_var})
-
-
-class _ConcatMLP(hk.Module):
-    """An MLP on the concatenation of its inputs, which are columns."""
-
-    def __init__(self, output_sizes: Sequence[int]):
-        super().__init__(name="mlp")
-        self.layers = [
-            ConcatLinear(size, name=f"linear_{i}")
-            for i, size in enumerate(output_sizes)
-        ]
-
-    def __call__(self, *parts: chex.Array) -> chex.Array:
-        first, *others = self.layers
-        out = first(*parts)
-        for layer in others:
-            out = layer(jax.nn.relu(out))
-        return out
 
 
 class IndexMLPEnn(EnnArray):

@@ -1,6 +1,6 @@
-"""A linear layer on concatenated inputs that keeps its parts apart."""
+"""Layers on concatenated inputs that keep their parts apart."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import haiku as hk
 import jax
@@ -70,6 +70,41 @@ class ConcatLinear(hk.Linear):
         w = hk.get_parameter("w", [input_size, self.output_size], dtype, init=w_init)
         b = hk.get_parameter("b", [self.output_size], dtype, init=self.b_init)
         return w, b
+
+
+class ConcatMLP(hk.Module):
+    """`hk.nets.MLP` on the concatenation of its inputs, of `ConcatLinear` layers.
+
+    Args:
+      output_sizes: width of every layer.
+      w_init: initialiser of the weights.
+      b_init: initialiser of the biases; zeros by default.
+    """
+
+    def __init__(
+        self,
+        output_sizes: Sequence[int],
+        w_init: hk.initializers.Initializer | None = None,
+        b_init: hk.initializers.Initializer | None = None,
+    ):
+        super().__init__(name="mlp")
+        self.layers = [
+            ConcatLinear(size, w_init=w_init, b_init=b_init, name=f"linear_{i}")
+            for i, size in enumerate(output_sizes)
+        ]
+
+    def __call__(self, *parts: jax.Array) -> jax.Array:
+        """Returns columns; see `ConcatLinear` for them and `parts`."""
+        return self.layers[-1](*self._hidden(parts))
+
+    def projected(self, *parts: jax.Array, projection: jax.Array) -> jax.Array:
+        """Returns rows: the last layer is `ConcatLinear.projected`."""
+        return self.layers[-1].projected(*self._hidden(parts), projection=projection)
+
+    def _hidden(self, parts: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        for layer in self.layers[:-1]:
+            parts = (jax.nn.relu(layer(*parts)),)
+        return parts
 
 
 def _columns(

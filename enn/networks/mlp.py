@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from enn import _checks, base
 from enn.networks.base import EpistemicModule, OutputWithPrior
 from enn.networks.layer_sizes import layer_sizes
-from enn.networks.linear import ConcatLinear
+from enn.networks.linear import ConcatMLP
 
 
 class ExposedMLP(hk.Module):
@@ -122,34 +122,12 @@ class ProjectedMLP(EpistemicModule):
         self.index_dim = _checks.positive_int("index_dim", index_dim)
         self.concat_index = concat_index
         sizes = [*self.hidden_sizes, final_out * index_dim]
-        self.mlp = _ConcatMLP(sizes, w_init, b_init)
+        self.mlp = ConcatMLP(sizes, w_init, b_init)
 
     def __call__(self, inputs: chex.Array, index: base.Index) -> chex.Array:
         """Returns `[batch, final_out]` for `inputs` `[batch, num_features]`."""
         dim = self.index_dim
         _checks.shape("index", index, (dim,), f"[{dim}]")
         _checks.shape("inputs", inputs, (None, None), "[batch, num_features]")
-        columns = [index, inputs.T] if self.concat_index else [inputs.T]
-        return self.mlp(columns, index)
-
-
-class _ConcatMLP(hk.Module):
-    """An MLP on concatenated columns, its last layer projected on an index."""
-
-    def __init__(
-        self,
-        output_sizes: Sequence[int],
-        w_init: hk.initializers.Initializer | None,
-        b_init: hk.initializers.Initializer | None,
-    ):
-        super().__init__(name="mlp")
-        self.layers = [
-            ConcatLinear(size, w_init=w_init, b_init=b_init, name=f"linear_{i}")
-            for i, size in enumerate(output_sizes)
-        ]
-
-    def __call__(self, columns: list[chex.Array], index: base.Index) -> chex.Array:
-        *hidden, last = self.layers
-        for layer in hidden:
-            columns = [jax.nn.relu(layer(*columns))]
-        return last.projected(*columns, projection=index)
+        parts = [index, inputs.T] if self.concat_index else [inputs.T]
+        return self.mlp.projected(*parts, projection=index)

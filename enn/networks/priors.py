@@ -18,7 +18,7 @@ from enn.networks.base import EnnArray, PriorFn
 from enn.networks.gp_priors import GpGamma, make_random_feat_gp
 from enn.networks.init_once import init_once
 from enn.networks.layer_sizes import layer_sizes
-from enn.networks.linear import ConcatLinear
+from enn.networks.linear import ConcatMLP
 from enn.networks.outputs import parse_net_output
 
 __all__ = [
@@ -101,11 +101,7 @@ def get_random_mlp_with_index(
     def forward(inputs: chex.Array, index: base.Index) -> chex.Array:
         _checks.shape("inputs", inputs, (None, None), "[batch, num_features]")
         _checks.shape("index", index, (None,), "[index_dim]")
-        first, *others = (ConcatLinear(size, name="linear", **inits) for size in sizes)
-        out = first(inputs.T, index)
-        for layer in others:
-            out = layer(jax.nn.relu(out))
-        return out.T
+        return ConcatMLP(sizes, **inits)(inputs.T, index).T
 
     transformed = hk.without_apply_rng(hk.transform(forward))
     params = init_once(transformed.init, rng, x_sample, z_sample)
