@@ -19,6 +19,7 @@ from enn.networks.base import OutputWithPrior
 from enn.networks.epinet.checkpoint import EnnCheckpoint, EpinetCheckpoint
 from enn.networks.forwarders import predict_at_indices
 from enn.networks.index_map import map_indices
+from enn.networks.indexers import draw_indices
 from enn.networks.outputs import parse_net_output
 
 _Sample = Callable[[Any, chex.Array, chex.PRNGKey], chex.Array]
@@ -165,12 +166,12 @@ def _enn_sample(
     batch_z: int | None,
 ) -> tuple[_Sample, Any]:
     enn = checkpoint.enn_ctor()
-    draw = _indices_fn(enn.indexer, num_enn_samples)
+    _checks.positive_int("num_enn_samples", num_enn_samples)
     temperature = _temperature(checkpoint, temperature_rescale)
 
     def sample(variables: Any, inputs: chex.Array, key: chex.PRNGKey) -> chex.Array:
         params, state = variables
-        indices = draw(key)
+        indices = draw_indices(enn.indexer, key, num_enn_samples)
         logits = predict_at_indices(enn, params, state, inputs, indices, batch_z)
         _check("The network's outputs", logits)
         return logits / temperature
@@ -186,7 +187,7 @@ def _epinet_sample(
 ) -> tuple[_Sample, Any]:
     base_cpt = epinet_cpt.base_cpt
     epinet, base_enn = epinet_cpt.epinet_ctor(), base_cpt.enn_ctor()
-    draw = _indices_fn(epinet.indexer, num_enn_samples)
+    _checks.positive_int("num_enn_samples", num_enn_samples)
     temperature = _temperature(epinet_cpt, temperature_rescale)
     base_index = epinet_cpt.base_index
     if base_index is None:
@@ -202,7 +203,8 @@ def _epinet_sample(
             out, _ = epinet.apply(params, state, inputs, index, hidden)
             return base_logits + parse_net_output(out)
 
-        logits = map_indices(predict, draw(key), batch_z)
+        indices = draw_indices(epinet.indexer, key, num_enn_samples)
+        logits = map_indices(predict, indices, batch_z)
         _check("The network's outputs", logits)
         return logits / temperature
 
@@ -220,13 +222,6 @@ def _average(
         return average_logits(sample(variables, inputs, jax.random.PRNGKey(seed)))
 
     return functools.partial(forward, variables)
-
-
-def _indices_fn(
-    indexer: base.EpistemicIndexer, num_enn_samples: int
-) -> Callable[[chex.PRNGKey], base.Index]:
-    _checks.positive_int("num_enn_samples", num_enn_samples)
-    return lambda key: jax.vmap(indexer)(jax.random.split(key, num_enn_samples))
 
 
 def _temperature(

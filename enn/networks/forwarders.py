@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from enn import _checks, _sharding, base
 from enn.networks.index_map import map_indices
-from enn.networks.indexers import EnsembleIndexer
+from enn.networks.indexers import EnsembleIndexer, draw_indices
 from enn.networks.outputs import parse_net_output
 
 Input = TypeVar("Input", contravariant=True)
@@ -50,11 +50,8 @@ def make_batch_fwd(
         with other axes.
     """
     _checks.positive_int("num_enn_samples", num_enn_samples)
-
-    def draw_indices(key: chex.PRNGKey) -> base.Index:
-        return jax.vmap(enn.indexer)(jax.random.split(key, num_enn_samples))
-
-    fixed_indices = draw_indices(jax.random.PRNGKey(seed))
+    draw = functools.partial(draw_indices, enn.indexer, num_indices=num_enn_samples)
+    fixed_indices = draw(jax.random.PRNGKey(seed))
 
     def batch_fwd(
         params: hk.Params,
@@ -62,7 +59,7 @@ def make_batch_fwd(
         inputs: Any,
         key: chex.PRNGKey | None = None,
     ) -> chex.Array:
-        indices = fixed_indices if key is None else draw_indices(key)
+        indices = fixed_indices if key is None else draw(key)
         return predict_at_indices(enn, params, state, inputs, indices, batch_z)
 
     return compile_forward(batch_fwd, enn.indexer, mesh)

@@ -130,6 +130,13 @@ class DirichletIndexer(base.EpistemicIndexer):
         return jax.random.dirichlet(key, self.alpha)
 
 
+def draw_indices(
+    indexer: base.EpistemicIndexer, key: chex.PRNGKey, num_indices: int
+) -> base.Index:
+    """Returns indices stacked on a new leading axis; index i has `split(key)[i]`."""
+    return jax.vmap(indexer)(jax.random.split(key, num_indices))
+
+
 def make_batch_indexer(
     indexer: base.EpistemicIndexer, batch_size: int
 ) -> Callable[[chex.PRNGKey], base.Index]:

@@ -13,6 +13,7 @@ from enn.datasets.base import ArrayBatchIterator
 from enn.losses.base import LossFnArray
 from enn.networks import forwarders
 from enn.networks.base import EnnArray
+from enn.networks.indexers import draw_indices
 from enn.supervised.training import (
     Trainer,
     TrainingExperiment,
@@ -100,13 +101,9 @@ class Experiment(TrainingExperiment):
         def forward(
             state: TrainingState, inputs: chex.Array, key: chex.PRNGKey
         ) -> chex.Array:
-            keys = jax.random.split(key, eval_enn_samples)
+            indices = draw_indices(enn.indexer, key, eval_enn_samples)
             return forwarders.predict_at_indices(
-                enn,
-                state.params,
-                state.network_state,
-                inputs,
-                jax.vmap(enn.indexer)(keys),
+                enn, state.params, state.network_state, inputs, indices
             )
 
         self._eval_forward = forward
