@@ -634,9 +634,12 @@ def _check_dataset(dataset: Any) -> None:
 
 
 def _first_batch(dataset: Iterator[Any]) -> Any:
-    for batch in dataset:
-        return batch
-    raise ValueError("The training data set is empty: it has no first batch.")
+    try:
+        return next(dataset)
+    except StopIteration:
+        raise ValueError(
+            "The training data set is empty: it has no first batch."
+        ) from None
 
 
 def _gap(freq: int | None, step: int) -> int | float:

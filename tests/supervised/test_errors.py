@@ -120,6 +120,16 @@ def test_data_that_is_no_iterator(bad: Any) -> None:
         tiny.make_experiment(dataset=bad)
 
 
+def test_data_need_only_give_the_next_batch() -> None:
+    class Batches:
+        def __next__(self) -> ArrayBatch:
+            return tiny.make_data()
+
+    experiment = tiny.make_experiment(dataset=Batches())
+    experiment.train(2)
+    assert experiment.step == 2
+
+
 def test_data_without_a_batch() -> None:
     with pytest.raises(ValueError, match="data set is empty"):
         tiny.make_experiment(dataset=iter([]))
