@@ -88,6 +88,13 @@ def _bytes(num: int, operation: bytes = b"B") -> bytes:
     return operation + struct.pack("<I", num) + b"a" * num
 
 
+def _array_of_axes(num_axes: int, num_bytes: int) -> bytes:
+    """Returns a pickle of an array whose axes are all one integer of many bytes."""
+    shape = b"(" + b"h\x00" * num_axes + b"t"
+    size = _bytes(num_bytes, b"\x8b") + b"\x94"
+    return b"\x80\x04(" + size + _array(shape, b"C\x00")[2:-1] + b"l."
+
+
 def cases(folder: pathlib.Path) -> dict[str, tuple[bytes, str]]:
     """Returns each pickle, which may touch `folder`, and a pattern of the refusal."""
     shell, code = f"touch {folder}/ran", f"open({str(folder / 'ran')!r}, 'w').close()"
@@ -220,19 +227,11 @@ def cases(folder: pathlib.Path) -> dict[str, tuple[bytes, str]]:
             "array of 100 axes",
         ),
         "array of axes of many digits": (
-            b"\x80\x04("
-            + _bytes(1_000_000, b"\x8b")
-            + b"\x94"
-            + _array(b"(" + b"h\x00" * 30 + b"t", b"C\x00")[2:-1]
-            + b"l.",
+            _array_of_axes(30, 1_000_000),
             "axis of no possible size",
         ),
         "array of axes that multiply to many digits": (
-            b"\x80\x04("
-            + _bytes(100_000, b"\x8b")
-            + b"\x94"
-            + _array(b"(" + b"h\x00" * 99_999 + b"t", b"C\x00")[2:-1]
-            + b"l.",
+            _array_of_axes(99_999, 100_000),
             "array of 99999 axes",
         ),
         "encoding that unfolds": (
