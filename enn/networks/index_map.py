@@ -99,12 +99,17 @@ def _partition(jaxpr: core.Jaxpr) -> tuple[list[Any], list[Any]]:
     shared: list[Any] = []
     own: list[Any] = []
     for equation in jaxpr.eqns:
-        if dependent.isdisjoint(v for v in equation.invars if isinstance(v, core.Var)):
+        if dependent.isdisjoint(_inputs(equation)):
             shared.append(equation)
         else:
             own.append(equation)
             dependent.update(equation.outvars)
     return shared, own
+
+
+def _inputs(equation: Any) -> set[core.Var]:
+    """Returns what an equation takes, but for literals."""
+    return {atom for atom in equation.invars if isinstance(atom, core.Var)}
 
 
 def _evaluate(equations: list[Any], values: dict[Any, Any]) -> None:
@@ -155,12 +160,7 @@ def _num_bytes(fn: Callable[[base.Index], Any], index: base.Index) -> tuple[int,
     jaxpr = jax.make_jaxpr(fn)(index).jaxpr
     _, own = _partition(jaxpr)
     computed = {variable for equation in own for variable in equation.outvars}
-    read = {
-        variable
-        for equation in own
-        for variable in equation.invars
-        if isinstance(variable, core.Var)
-    }
+    read = {variable for equation in own for variable in _inputs(equation)}
     return _size(computed), _size(read - computed - set(jaxpr.invars))
 
 

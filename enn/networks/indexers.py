@@ -28,7 +28,7 @@ def check_key(index: base.Index) -> None:
     shape, dtype = getattr(index, "shape", ()), getattr(index, "dtype", None)
     is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     raw = jax.eval_shape(jax.random.PRNGKey, 0)
-    if shape != () if is_typed else (shape, dtype) != (raw.shape, raw.dtype):
+    if (shape, dtype) != (((), dtype) if is_typed else (raw.shape, raw.dtype)):
         got = repr(index) if dtype is None else f"{dtype} of shape {list(shape)}"
         raise ValueError(f"index must be one PRNG key, got {got}.")
 

@@ -81,12 +81,9 @@ def apply_member(
             leaf if axis is None else _sharding.over_index(leaf, axis)
             for leaf, axis in zip(leaves, axes, strict=True)
         ]
-
-        def run(leaves: list[chex.Array], inputs: Any) -> Any:
-            return fn(jax.tree.unflatten(structure, leaves), inputs)
-
-        run_all = jax.vmap(run, in_axes=(axes, None), axis_size=num_members)
-        return select_member(run_all(leaves, inputs), index, num_members)
+        stacked, axes = (jax.tree.unflatten(structure, xs) for xs in (leaves, axes))
+        run_all = jax.vmap(fn, in_axes=(axes, None), axis_size=num_members)
+        return select_member(run_all(stacked, inputs), index, num_members)
     return fn(select_member(stacked, index, num_members, axis), inputs)
 
 
