@@ -1,30 +1,23 @@
 """Losses: on a batch at one epistemic index, averages and sums of them, priors."""
 
-from enn.losses.averaging import average_single_index_loss
-from enn.losses.categorical_regression import (
-    Cat2HotRegression,
-    transform_to_2hot,
-)
-from enn.losses.combine import (
-    CombineLossConfig,
-    combine_losses,
-    combine_losses_as_metric,
-    combine_single_index_losses_as_metric,
-)
-from enn.losses.no_state import (
-    CombineLossConfigNoState,
-    add_data_noise_no_state,
-    add_l2_weight_decay_no_state,
+from enn.losses.base import (
+    LossFnArray,
+    LossFnNoState,
+    LossOutputNoState,
+    SingleLossFn,
+    SingleLossFnArray,
+    SingleLossFnNoState,
+    average_single_index_loss,
     average_single_index_loss_no_state,
-    combine_losses_no_state,
-    combine_losses_no_state_as_metric,
-    combine_single_index_losses_no_state_as_metric,
     wrap_loss_as_loss_no_state,
     wrap_loss_no_state_as_loss,
     wrap_single_loss_as_single_loss_no_state,
     wrap_single_loss_no_state_as_single_loss,
 )
-from enn.losses.noise import add_data_noise
+from enn.losses.categorical_regression import (
+    Cat2HotRegression,
+    transform_to_2hot,
+)
 from enn.losses.prior_losses import (
     ClassificationPriorLoss,
     MatchingGaussianData,
@@ -32,14 +25,6 @@ from enn.losses.prior_losses import (
     generate_batched_forward_at_data,
     generate_batched_forward_at_data_with_state,
     make_gaussian_dataset,
-)
-from enn.losses.protocols import (
-    LossFnArray,
-    LossFnNoState,
-    LossOutputNoState,
-    SingleLossFn,
-    SingleLossFnArray,
-    SingleLossFnNoState,
 )
 from enn.losses.single_index import (
     AccuracyErrorLoss,
@@ -49,6 +34,22 @@ from enn.losses.single_index import (
     VaeLoss,
     XentLoss,
     xent_loss_with_custom_labels,
+)
+from enn.losses.utils import (
+    CombineLossConfig,
+    CombineLossConfigNoState,
+    PredicateFn,
+    add_data_noise,
+    add_data_noise_no_state,
+    add_l2_weight_decay,
+    add_l2_weight_decay_no_state,
+    combine_losses,
+    combine_losses_as_metric,
+    combine_losses_no_state,
+    combine_losses_no_state_as_metric,
+    combine_single_index_losses_as_metric,
+    combine_single_index_losses_no_state_as_metric,
+    l2_weights_with_predicate,
 )
 from enn.losses.vae_losses import (
     LogLikelihoodFn,
@@ -65,11 +66,6 @@ from enn.losses.vi_losses import (
     get_awgn_loglike_fn,
     get_categorical_loglike_fn,
     get_sample_based_model_prior_kl_fn,
-)
-from enn.losses.weight_decay import (
-    PredicateFn,
-    add_l2_weight_decay,
-    l2_weights_with_predicate,
 )
 
 __all__ = [

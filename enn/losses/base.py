@@ -1,23 +1,263 @@
-"""The types of losses, and averages over epistemic indices, under their old names."""
+"""What a loss is, with and without network state, and its mean over indices.
 
-from enn.losses.averaging import average_single_index_loss
-from enn.losses.no_state import average_single_index_loss_no_state
-from enn.losses.protocols import (
-    LossFnArray,
-    LossFnNoState,
-    LossOutputNoState,
-    SingleLossFn,
-    SingleLossFnArray,
-    SingleLossFnNoState,
+A single-index loss is a loss at one epistemic index; `average_single_index_loss` makes
+a loss for training out of it. Losses without network state are thin adapters around
+those with state, which also adapt the network that the loss is given.
+"""
+
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import chex
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from enn import _checks, base
+from enn.base import Data, Input, Output
+from enn.datasets.base import ArrayBatch
+from enn.networks import base as networks_base
+from enn.networks.base import ApplyArray, ApplyNoState, EnnArray, EnnNoState
+from enn.networks.indexers import make_batch_indexer
+from enn.networks.no_state import (
+    wrap_apply_no_state_as_apply,
+    wrap_enn_as_enn_no_state,
+    wrap_enn_no_state_as_enn,
 )
 
-__all__ = [
-    "LossFnArray",
-    "LossFnNoState",
-    "LossOutputNoState",
-    "SingleLossFn",
-    "SingleLossFnArray",
-    "SingleLossFnNoState",
-    "average_single_index_loss",
-    "average_single_index_loss_no_state",
-]
+LossFnArray = base.LossFn[chex.Array, networks_base.Output, ArrayBatch]
+
+LossOutputNoState = tuple[chex.Array, base.LossMetrics]
+
+
+@runtime_checkable
+class SingleLossFn(Protocol[Input, Output, Data]):
+    """Loss on a batch at one epistemic index."""
+
+    def __call__(
+        self,
+        apply: base.ApplyFn[Input, Output],
+        params: hk.Params,
+        state: hk.State,
+        batch: Data,
+        index: base.Index,
+    ) -> base.LossOutput:
+        """Returns `(loss, (new_state, metrics))` with scalar loss and metrics."""
+        ...
+
+
+SingleLossFnArray = SingleLossFn[chex.Array, networks_base.Output, ArrayBatch]
+
+
+@runtime_checkable
+class LossFnNoState(Protocol):
+    """Loss of an ENN without network state; see `enn.base.LossFn`."""
+
+    def __call__(
+        self,
+        enn: EnnNoState,
+        params: hk.Params,
+        batch: Any,
+        key: chex.PRNGKey,
+    ) -> LossOutputNoState:
+        """Returns `(loss, metrics)`."""
+        ...
+
+
+@runtime_checkable
+class SingleLossFnNoState(Protocol):
+    """Loss at one epistemic index of an ENN without network state."""
+
+    def __call__(
+        self,
+        apply: ApplyNoState,
+        params: hk.Params,
+        batch: Any,
+        index: base.Index,
+    ) -> LossOutputNoState:
+        """Returns `(loss, metrics)`."""
+        ...
+
+
+StateMerge = Literal["mean", "updates"]
+
+
+def average_single_index_loss(
+    single_loss: SingleLossFn[Input, Output, Data],
+    num_index_samples: int = 1,
+    state_merge: StateMerge = "mean",
+) -> base.LossFn[Input, Output, Data]:
+    """Returns the loss averaged over `num_index_samples` random indices.
+
+    Index s is `enn.indexer(fold_in(key, s))`. The forward passes run as one, under
+    `jax.vmap` over the index: what does not depend on it is computed once.
+
+    Every index starts from the same network state and returns its own; these are
+    merged into one. Entries that are not floating-point numbers, such as the
+    counters of batch norm, take the value of the first index that changed them.
+    For the others there are two rules:
+
+    - `"mean"`: the mean over all indices. Numbers follow the original `enn`. Where
+      each index updates only its own part of the state, as the member of an ensemble
+      does, the update of that part is diluted by the indices that did not touch it:
+      with 1 of 10 indices on a member, its running averages move at a tenth of
+      their rate.
+    - `"updates"`: entry by entry, the mean over the indices that changed it, so that
+      members are updated at full rate and members without an index keep their state.
+
+    Args:
+      single_loss: loss at one index, with metrics.
+      num_index_samples: number of indices drawn for each batch.
+      state_merge: how the states of the indices are merged, see above.
+
+    Returns:
+      A `LossFn`: the mean loss, the merged state and the mean of each metric.
+
+    Raises:
+      ValueError: unless `num_index_samples` is an integer >= 1 and `state_merge` is
+        known; from the loss, if an array of the state changes shape.
+    """
+    _checks.positive_int("num_index_samples", num_index_samples)
+    _checks.one_of("state_merge", state_merge, ("mean", "updates"))
+
+    def loss_fn(
+        enn: base.EpistemicNetwork[Input, Output],
+        params: hk.Params,
+        state: hk.State,
+        batch: Data,
+        key: chex.PRNGKey,
+    ) -> base.LossOutput:
+        indices = make_batch_indexer(enn.indexer, num_index_samples)(key)
+        # vmap does not trace the batch, so that checks of labels see its values.
+        losses, (states, metrics) = jax.vmap(
+            lambda index: single_loss(enn.apply, params, state, batch, index)
+        )(indices)
+        return jnp.mean(losses), (
+            _merge_states(state, states, state_merge) if states else states,
+            jax.tree.map(lambda metric: jnp.mean(metric, axis=0), metrics),
+        )
+
+    return loss_fn
+
+
+def _merge_states(old: hk.State, states: hk.State, rule: StateMerge) -> hk.State:
+    def merge(path: tuple, before: chex.Array, after: jax.Array) -> jax.Array:
+        if after.shape[1:] != np.shape(before):
+            raise ValueError(
+                f"state{jax.tree_util.keystr(path)} must keep its shape "
+                f"{list(np.shape(before))}, got {list(after.shape[1:])}."
+            )
+        return _merge(jnp.asarray(before), after, rule)
+
+    return jax.tree_util.tree_map_with_path(merge, old, states)
+
+
+def _merge(before: jax.Array, after: jax.Array, rule: StateMerge) -> jax.Array:
+    """Merges `[num_indices, ...]` into `[...]`, with the dtype of `before`."""
+    changed = after != before[None]
+    if not jnp.issubdtype(before.dtype, jnp.inexact):
+        first_change = jnp.argmax(changed, axis=0, keepdims=True)
+        return jnp.take_along_axis(after, first_change, axis=0)[0].astype(before.dtype)
+    if rule == "mean":
+        return jnp.mean(after, axis=0).astype(before.dtype)
+    count = jnp.sum(changed, axis=0)
+    mean = jnp.sum(after, axis=0, where=changed) / jnp.maximum(count, 1)
+    return jnp.where(count > 0, mean, before).astype(before.dtype)
+
+
+def wrap_single_loss_as_single_loss_no_state(
+    single_loss: SingleLossFnArray, constant_state: hk.State | None = None
+) -> SingleLossFnNoState:
+    """Returns `single_loss` for networks without state.
+
+    Args:
+      single_loss: called with a network that accepts and ignores a state.
+      constant_state: the state that it is given, empty if None.
+    """
+
+    def new_loss(
+        apply: ApplyNoState, params: hk.Params, batch: Any, index: base.Index
+    ) -> LossOutputNoState:
+        apply_with_state = wrap_apply_no_state_as_apply(apply)
+        state = constant_state or {}
+        loss, (_, metrics) = single_loss(apply_with_state, params, state, batch, index)
+        return loss, metrics
+
+    return new_loss
+
+
+def wrap_single_loss_no_state_as_single_loss(
+    single_loss: SingleLossFnNoState, constant_state: hk.State | None = None
+) -> SingleLossFnArray:
+    """Returns `single_loss` for networks with state.
+
+    Args:
+      single_loss: called with a network without state.
+      constant_state: the state of every forward pass, in place of the one that the
+        loss is given, and the new state that it returns; empty if None.
+    """
+    constant = constant_state or {}
+
+    def new_loss(
+        apply: ApplyArray,
+        params: hk.Params,
+        state: hk.State,
+        batch: Any,
+        index: base.Index,
+    ) -> base.LossOutput:
+        def apply_no_state(
+            params: hk.Params, inputs: chex.Array, index: base.Index
+        ) -> networks_base.Output:
+            return apply(params, constant, inputs, index)[0]
+
+        loss, metrics = single_loss(apply_no_state, params, batch, index)
+        return loss, (constant, metrics)
+
+    return new_loss
+
+
+def wrap_loss_as_loss_no_state(loss_fn: LossFnArray) -> LossFnNoState:
+    """Returns `loss_fn` for networks without state."""
+
+    def new_loss(
+        enn: EnnNoState, params: hk.Params, batch: Any, key: chex.PRNGKey
+    ) -> LossOutputNoState:
+        enn_with_state = wrap_enn_no_state_as_enn(enn)
+        loss, (_, metrics) = loss_fn(enn_with_state, params, {}, batch, key)
+        return loss, metrics
+
+    return new_loss
+
+
+def wrap_loss_no_state_as_loss(
+    loss_fn: LossFnNoState, constant_state: hk.State | None = None
+) -> LossFnArray:
+    """Returns `loss_fn` for networks with state.
+
+    Args:
+      loss_fn: called with a network without state.
+      constant_state: the state of every forward pass, in place of the one that the
+        loss is given, and the new state that it returns; empty if None.
+    """
+
+    def new_loss(
+        enn: EnnArray,
+        params: hk.Params,
+        state: hk.State,
+        batch: Any,
+        key: chex.PRNGKey,
+    ) -> base.LossOutput:
+        enn_no_state = wrap_enn_as_enn_no_state(enn, constant_state)
+        loss, metrics = loss_fn(enn_no_state, params, batch, key)
+        return loss, (constant_state or {}, metrics)
+
+    return new_loss
+
+
+def average_single_index_loss_no_state(
+    single_loss: SingleLossFnNoState, num_index_samples: int = 1
+) -> LossFnNoState:
+    """`average_single_index_loss` for networks without state."""
+    with_state = wrap_single_loss_no_state_as_single_loss(single_loss)
+    averaged = average_single_index_loss(with_state, num_index_samples)
+    return wrap_loss_as_loss_no_state(averaged)

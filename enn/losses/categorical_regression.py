@@ -11,17 +11,16 @@ import optax
 
 from enn import _checks, base
 from enn.datasets.base import ArrayBatch
-from enn.losses.extra_outputs import extra_output
-from enn.losses.weighting import weighted_mean
-from enn.networks.base import OutputWithPrior
+from enn.losses.single_index import weighted_mean
+from enn.networks.base import OutputWithPrior, extra_output
 
 
 def transform_to_2hot(target: chex.Array, support: chex.Array) -> jax.Array:
     """Returns the distribution over `support` on two neighbours, with mean `target`.
 
-    A target outside the support goes to its nearest end. Differentiable in the target
-    (Bellemare et al., 2017, https://arxiv.org/abs/1707.06887, equation 7, for bins of
-    any width). NaN gives NaN.
+    A target outside the support is moved to the nearer end. Differentiable in the
+    target (Bellemare et al., 2017, https://arxiv.org/abs/1707.06887, equation 7, for
+    bins of any width). NaN gives NaN.
 
     Args:
       target: a scalar; use `jax.vmap` for more.
@@ -46,7 +45,7 @@ def _two_hot(target: chex.Array, support: chex.Array) -> jax.Array:
     target = jnp.clip(target, support[0], support[-1])
     above = jnp.sum(support < target)
     below = jnp.maximum(above - 1, 0)
-    # At the lower end there is one bin and no gap; the target lies on the bin.
+    # A target at the lower end lies on a bin: there is no gap to divide by.
     gap = jnp.where(above > 0, support[above] - support[below], 1)
     probability_below = (support[above] - target) / gap
     probability_above = 1 - probability_below
@@ -62,12 +61,11 @@ class Cat2HotRegression:
 
     For networks that return a `CatOutputWithPrior`: logits `train`,
     `[batch, 1, num_bins]`, on the values `extra["atoms"]`, `[num_bins]`, plus a prior
-    `[batch, 1]`. The logits learn what the prior leaves of the target, `y - prior`.
-    `batch.y` is `[batch, 1]`, and so are `batch.weights` unless None, which stands for
-    ones.
+    `[batch, 1]`. The logits are fitted to `y - prior`.
+    `batch.y` is `[batch, 1]`, and so is `batch.weights`, where None means ones.
 
     Raises:
-      ValueError: by the loss, for another output or another shape.
+      ValueError: from the loss, for another kind of output or other shapes.
     """
 
     def __call__(

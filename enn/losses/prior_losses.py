@@ -1,8 +1,16 @@
-"""Losses that keep a network near its prior away from the data."""
+"""Losses that keep a network near its prior away from the data.
+
+In the distillation terms, `batched_out` holds outputs at several indices, stacked on a
+new axis 0 of every array, and `distill_out` is the output at the mean index, which is
+trained to predict the mean and variance over indices. Predictions are
+`[num_index_samples, batch, num_outputs]` and `[batch, num_outputs]`; results are
+scalars.
+"""
 
 import abc
 import dataclasses
 import logging
+import math
 from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
@@ -13,38 +21,21 @@ import jax.numpy as jnp
 
 from enn import _checks, base
 from enn.datasets.base import ArrayBatch
-from enn.losses.distillation import (
-    distill_mean_classification,
-    distill_mean_regression,
-    distill_var_classification,
-    distill_var_regression,
-    variance_kl,
+from enn.networks.base import (
+    EnnArray,
+    EnnNoState,
+    Output,
+    OutputWithPrior,
+    extra_output,
 )
-from enn.networks.base import EnnArray, EnnNoState, Output, OutputWithPrior
 from enn.networks.indexers import make_batch_indexer
 from enn.networks.no_state import wrap_enn_no_state_as_enn
-
-__all__ = [
-    "ClassificationPriorLoss",
-    "FakeInputGenerator",
-    "MatchingGaussianData",
-    "PriorLoss",
-    "RegressionPriorLoss",
-    "distill_mean_classification",
-    "distill_mean_regression",
-    "distill_var_classification",
-    "distill_var_regression",
-    "generate_batched_forward_at_data",
-    "generate_batched_forward_at_data_with_state",
-    "l2_training_penalty",
-    "make_gaussian_dataset",
-    "variance_kl",
-]
+from enn.networks.outputs import parse_net_output
 
 
 @runtime_checkable
 class FakeInputGenerator(Protocol):
-    """Makes inputs at which a network is held to its prior."""
+    """Makes inputs at which a network is kept near its prior."""
 
     def __call__(self, batch: ArrayBatch, key: chex.PRNGKey) -> chex.Array:
         """Returns inputs for `batch`, drawn with `key`."""
@@ -65,7 +56,7 @@ class MatchingGaussianData(FakeInputGenerator):
 def make_gaussian_dataset(
     batch_size: int, input_dim: int, seed: int = 0
 ) -> Iterator[ArrayBatch]:
-    """Yields batches of standard normal inputs, with targets of one, without end."""
+    """Yields batches of standard normal inputs with targets of one, endlessly."""
     for key in hk.PRNGSequence(seed):
         x = jax.random.normal(key, [batch_size, input_dim])
         yield ArrayBatch(x=x, y=jnp.ones([batch_size, 1]))
@@ -105,7 +96,7 @@ def generate_batched_forward_at_data_with_state(
         dropped.
 
     Raises:
-      ValueError: if `num_index_sample` is no integer >= 1.
+      ValueError: unless `num_index_sample` is an integer >= 1.
     """
     indices = make_batch_indexer(enn.indexer, num_index_sample)(key)
 
@@ -118,26 +109,104 @@ def generate_batched_forward_at_data_with_state(
 def l2_training_penalty(batched_out: Output) -> jax.Array:
     """Returns ½ mean(train²), the size of what the network adds to its prior.
 
-    Zero, with a warning in the log, for outputs that are plain arrays: they do not say
-    which part of them is the prior.
+    Zero, with a warning in the log, for outputs that are plain arrays, in which
+    prior and trainable part cannot be told apart.
     """
     if isinstance(batched_out, OutputWithPrior):
         return 0.5 * jnp.mean(jnp.square(batched_out.train))
-    logging.warning("The network returns no OutputWithPrior: its prior loss is 0.")
+    logging.warning(
+        "The network does not return an OutputWithPrior: its prior loss is 0."
+    )
     return jnp.zeros_like(batched_out, shape=())
+
+
+def variance_kl(var: chex.Array, pred_log_var: chex.Array) -> jax.Array:
+    """Returns KL(N(0, var) ‖ N(0, exp(pred_log_var))), elementwise.
+
+    Equation: ½ (l - log v + v exp(-l) - 1). A variance of zero, such as that of
+    a single sample, is replaced by the smallest positive normal number, so that the
+    result is finite.
+    """
+    var, pred_log_var = jnp.asarray(var), jnp.asarray(pred_log_var)
+    dtype = jnp.result_type(var, pred_log_var, 0.0)
+    var = jnp.maximum(var, jnp.finfo(dtype).tiny)
+    return 0.5 * (pred_log_var - jnp.log(var) + var * jnp.exp(-pred_log_var) - 1)
+
+
+def distill_mean_regression(batched_out: Output, distill_out: Output) -> jax.Array:
+    """Returns the mean squared gap between mean prediction and distilled prediction.
+
+    Raises:
+      ValueError: if their shapes differ.
+    """
+    mean = jnp.mean(_predictions(batched_out), axis=0)
+    distilled = parse_net_output(distill_out)
+    _same_shape("distill_out", distilled, mean)
+    return jnp.mean(jnp.square(distilled - mean))
+
+
+def distill_mean_classification(batched_out: Output, distill_out: Output) -> jax.Array:
+    """Returns KL(m ‖ q), for class probabilities m averaged over indices, q distilled.
+
+    Equation: mean over the batch of Σ_c m_c log(m_c / q_c), with 0 log 0 = 0.
+
+    Raises:
+      ValueError: if the shapes differ.
+    """
+    log_probs = jax.nn.log_softmax(_predictions(batched_out))
+    log_mean = jax.nn.logsumexp(log_probs, axis=0) - math.log(len(log_probs))
+    log_distilled = jax.nn.log_softmax(parse_net_output(distill_out))
+    _same_shape("distill_out", log_distilled, log_mean)
+    mean = jnp.exp(log_mean)
+    log_ratio = jnp.where(mean > 0, log_mean - log_distilled, 0)
+    return jnp.mean(jnp.sum(mean * log_ratio, axis=1))
+
+
+def distill_var_regression(batched_out: Output, distill_out: Output) -> jax.Array:
+    """Returns the mean `variance_kl` of predictions from `extra["log_var"]`.
+
+    Raises:
+      ValueError: if `distill_out` has no `log_var` or their shapes differ.
+    """
+    return _mean_variance_kl(_predictions(batched_out), distill_out)
+
+
+def distill_var_classification(batched_out: Output, distill_out: Output) -> jax.Array:
+    """Returns the mean `variance_kl` of class probabilities from `extra["log_var"]`.
+
+    Raises:
+      ValueError: if `distill_out` has no `log_var` or their shapes differ.
+    """
+    return _mean_variance_kl(jax.nn.softmax(_predictions(batched_out)), distill_out)
+
+
+def _predictions(batched_out: Output) -> jax.Array:
+    return jnp.asarray(jax.vmap(parse_net_output)(batched_out))
+
+
+def _mean_variance_kl(values: jax.Array, distill_out: Output) -> jax.Array:
+    log_var = extra_output(distill_out, "log_var")
+    variance = jnp.var(values, axis=0)
+    _same_shape("extra['log_var']", log_var, variance)
+    return jnp.mean(variance_kl(variance, log_var))
+
+
+def _same_shape(name: str, array: chex.Array, batched: jax.Array) -> None:
+    shape = batched.shape
+    _checks.shape(name, array, shape, f"of the output at one index, {list(shape)}")
 
 
 @dataclasses.dataclass(frozen=True)
 class PriorLoss(abc.ABC):
     """Keeps predictions at the prior: `scale` · ½ mean(train²) at fake inputs.
 
-    With `distill_index`, and an indexer that has a `mean_index`, adds terms that make
-    the output at that index tell the mean over indices by its predictions, and the
-    variance by `extra["log_var"]`. Outputs that are plain arrays give zero, see
+    With `distill_index`, and an indexer that has a `mean_index`, adds terms that train
+    the output at the mean index to predict the mean over indices, and its
+    `extra["log_var"]` the variance. Outputs that are plain arrays give zero, see
     `l2_training_penalty`.
 
-    Called as `loss(enn, params, state, batch, key)`. Network state is used and not
-    changed: batch norm should learn its statistics from data. No metrics.
+    Called as `loss(enn, params, state, batch, key)`. Network state is used but not
+    updated: batch norm should learn its statistics from data. No metrics.
 
     Attributes:
       num_index_sample: number of indices, drawn with the first half of the key.
@@ -146,7 +215,7 @@ class PriorLoss(abc.ABC):
       distill_index: whether to add the distillation terms.
 
     Raises:
-      ValueError: if `num_index_sample` is no integer >= 1.
+      ValueError: unless `num_index_sample` is an integer >= 1.
     """
 
     num_index_sample: int

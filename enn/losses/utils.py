@@ -1,26 +1,26 @@
-"""Losses made of losses, under the names that research code imports."""
+"""Losses made of losses: sums, others as metrics, data noise and weight decay."""
 
-from enn.losses.combine import (
-    CombineLossConfig,
-    combine_losses,
-    combine_losses_as_metric,
-    combine_single_index_losses_as_metric,
-)
-from enn.losses.no_state import (
-    CombineLossConfigNoState,
-    add_data_noise_no_state,
-    add_l2_weight_decay_no_state,
-    combine_losses_no_state,
-    combine_losses_no_state_as_metric,
-    combine_single_index_losses_no_state_as_metric,
+import collections
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic
+
+import chex
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from enn import _checks, base
+from enn.base import Data, Input, Output
+from enn.data_noise.base import DataNoiseBase
+from enn.losses.base import (
+    LossFnNoState,
+    SingleLossFn,
+    SingleLossFnNoState,
+    wrap_loss_as_loss_no_state,
     wrap_loss_no_state_as_loss,
+    wrap_single_loss_as_single_loss_no_state,
     wrap_single_loss_no_state_as_single_loss,
-)
-from enn.losses.noise import add_data_noise
-from enn.losses.weight_decay import (
-    PredicateFn,
-    add_l2_weight_decay,
-    l2_weights_with_predicate,
 )
 
 __all__ = [
@@ -41,3 +41,294 @@ __all__ = [
     "wrap_loss_no_state_as_loss",
     "wrap_single_loss_no_state_as_single_loss",
 ]
+
+PredicateFn = Callable[[str, str, Any], bool]
+"""`(module_name, name, value) -> bool`: whether to select a parameter."""
+
+
+def l2_weights_with_predicate(
+    params: hk.Params, predicate: PredicateFn | None = None
+) -> chex.Array | int:
+    """Returns Σ p² over the parameters that `predicate` selects, all if None.
+
+    Returns:
+      A scalar; the integer 0 if no parameter is selected.
+    """
+    if predicate is not None:
+        params = hk.data_structures.filter(predicate, params)
+    return sum(jnp.sum(jnp.square(p)) for p in jax.tree.leaves(params))
+
+
+def add_l2_weight_decay(
+    loss_fn: base.LossFn[Input, Output, Data],
+    scale: float | Callable[[hk.Params], hk.Params],
+    predicate: PredicateFn | None = None,
+) -> base.LossFn[Input, Output, Data]:
+    """Returns `loss_fn` plus `scale` · Σ p², without a factor of one half.
+
+    Adds the metrics `decay`, the second term, and `raw_loss`, the first.
+
+    Args:
+      loss_fn: the loss to add to.
+      scale: a number >= 0; or a function of the whole parameter tree, the squares of
+        whose result are summed as they are (so a factor s in it counts as s²).
+      predicate: selects the parameters that decay, all if None; called with names
+        and, as the value, the parameter times √scale.
+
+    Raises:
+      ValueError: for a negative scale.
+    """
+    if not callable(scale) and _checks.is_concrete(scale) and not scale >= 0:
+        raise ValueError(f"scale must be a number >= 0 or a function, got {scale}.")
+
+    def scaled(params: hk.Params) -> hk.Params:
+        if callable(scale):
+            return scale(params)
+        return jax.tree.map(lambda p: jnp.sqrt(scale) * p, params)
+
+    def loss_with_decay(
+        enn: base.EpistemicNetwork[Input, Output],
+        params: hk.Params,
+        state: hk.State,
+        batch: Data,
+        key: chex.PRNGKey,
+    ) -> base.LossOutput:
+        raw_loss, (state, metrics) = loss_fn(enn, params, state, batch, key)
+        decay = l2_weights_with_predicate(scaled(params), predicate)
+        decay = jnp.asarray(decay, jnp.result_type(raw_loss))
+        metrics = {**metrics, "decay": decay, "raw_loss": raw_loss}
+        return raw_loss + decay, (state, metrics)
+
+    return loss_with_decay
+
+
+def add_data_noise(
+    single_loss: SingleLossFn[Input, Output, Data], noise_fn: DataNoiseBase[Data]
+) -> SingleLossFn[Input, Output, Data]:
+    """Returns `single_loss` on `noise_fn(batch, index)`, the data that an index sees.
+
+    Args:
+      single_loss: the loss to evaluate.
+      noise_fn: such as `enn.data_noise.BootstrapNoise`.
+    """
+
+    def noisy_loss(
+        apply: base.ApplyFn[Input, Output],
+        params: hk.Params,
+        state: hk.State,
+        batch: Data,
+        index: base.Index,
+    ) -> base.LossOutput:
+        return single_loss(apply, params, state, noise_fn(batch, index), index)
+
+    return noisy_loss
+
+
+def combine_single_index_losses_as_metric(
+    train_loss: SingleLossFn[Input, Output, Data],
+    extra_losses: Mapping[str, SingleLossFn[Input, Output, Data]],
+) -> SingleLossFn[Input, Output, Data]:
+    """Returns `train_loss` with other losses at the same index among its metrics.
+
+    All losses see the state that the combined loss is given; the new state is the
+    one that `train_loss` returns.
+
+    Args:
+      train_loss: gives loss, new state and metrics.
+      extra_losses: for each name, adds the metrics `name:loss` and, for its own
+        metrics, `name:metric`.
+    """
+
+    def combined_loss(
+        apply: base.ApplyFn[Input, Output],
+        params: hk.Params,
+        state: hk.State,
+        batch: Data,
+        index: base.Index,
+    ) -> base.LossOutput:
+        args = (apply, params, state, batch, index)
+        return _with_metrics(train_loss(*args), extra_losses, args)
+
+    return combined_loss
+
+
+def combine_losses_as_metric(
+    train_loss: base.LossFn[Input, Output, Data],
+    extra_losses: Mapping[str, base.LossFn[Input, Output, Data]],
+) -> base.LossFn[Input, Output, Data]:
+    """Returns `train_loss` with other losses among its metrics.
+
+    All losses see the same state and the same key, hence the same indices if they
+    average over equally many. The new state is the one that
+    `train_loss` returns.
+
+    Args:
+      train_loss: gives loss, new state and metrics.
+      extra_losses: for each name, adds the metrics `name:loss` and, for its own
+        metrics, `name:metric`.
+    """
+
+    def combined_loss(
+        enn: base.EpistemicNetwork[Input, Output],
+        params: hk.Params,
+        state: hk.State,
+        batch: Data,
+        key: chex.PRNGKey,
+    ) -> base.LossOutput:
+        args = (enn, params, state, batch, key)
+        return _with_metrics(train_loss(*args), extra_losses, args)
+
+    return combined_loss
+
+
+def _with_metrics(
+    trained: base.LossOutput, extra_losses: Mapping[str, Any], args: tuple[Any, ...]
+) -> base.LossOutput:
+    loss, (state, metrics) = trained
+    for name, extra_loss in extra_losses.items():
+        value, (_, extra_metrics) = extra_loss(*args)
+        metrics = {**metrics, **_named_metrics(name, value, extra_metrics)}
+    return loss, (state, metrics)
+
+
+def _named_metrics(
+    name: str, loss: chex.Array, metrics: base.LossMetrics
+) -> base.LossMetrics:
+    named = {f"{name}:{key}": value for key, value in metrics.items()}
+    return {f"{name}:loss": loss, **named}
+
+
+@dataclasses.dataclass
+class CombineLossConfig(Generic[Input, Output, Data]):
+    """One term of a sum of losses.
+
+    Attributes:
+      loss_fn: the loss.
+      name: prefix of its metrics, unique among the terms.
+      weight: factor of the loss in the sum.
+    """
+
+    loss_fn: base.LossFn[Input, Output, Data]
+    name: str = "unnamed"
+    weight: float = 1.0
+
+
+def combine_losses(
+    losses: Sequence[
+        CombineLossConfig[Input, Output, Data] | base.LossFn[Input, Output, Data]
+    ],
+) -> base.LossFn[Input, Output, Data]:
+    """Returns the weighted sum of losses, Σᵢ weightᵢ lossᵢ.
+
+    The network state is passed through the losses in order: each sees the state that
+    the one before it returned, and the last one's is the new state, so that no update
+    is lost. All losses get the same key, hence the same indices if they average over
+    equally many. Metrics of a term are `name:loss`, without the weight, and
+    `name:metric` for each of its own.
+
+    Args:
+      losses: terms of the sum; a bare loss at position i gets the name `loss_i` and
+        weight 1.
+
+    Raises:
+      ValueError: if there are no losses, or two of the same name.
+    """
+    terms = [
+        loss
+        if isinstance(loss, CombineLossConfig)
+        else CombineLossConfig(loss, f"loss_{i}")
+        for i, loss in enumerate(losses)
+    ]
+    counts = collections.Counter(term.name for term in terms)
+    repeated = [name for name, count in counts.items() if count > 1]
+    if repeated or not terms:
+        raise ValueError(
+            f"losses must be one or more of different names, got {list(counts)} "
+            f"with {repeated} repeated."
+        )
+
+    def combined_loss(
+        enn: base.EpistemicNetwork[Input, Output],
+        params: hk.Params,
+        state: hk.State,
+        batch: Data,
+        key: chex.PRNGKey,
+    ) -> base.LossOutput:
+        total: Any = 0
+        metrics: base.LossMetrics = {}
+        for term in terms:
+            loss, (state, own_metrics) = term.loss_fn(enn, params, state, batch, key)
+            # As between training steps, no gradient flows through the state.
+            state = jax.lax.stop_gradient(state)
+            total = total + term.weight * loss
+            metrics |= _named_metrics(term.name, loss, own_metrics)
+        return total, (state, metrics)
+
+    return combined_loss
+
+
+def add_data_noise_no_state(
+    single_loss: SingleLossFnNoState, noise_fn: DataNoiseBase[Any]
+) -> SingleLossFnNoState:
+    """`add_data_noise` for networks without state."""
+    with_state = wrap_single_loss_no_state_as_single_loss(single_loss)
+    noisy = add_data_noise(with_state, noise_fn)
+    return wrap_single_loss_as_single_loss_no_state(noisy)
+
+
+def add_l2_weight_decay_no_state(
+    loss_fn: LossFnNoState,
+    scale: float | Callable[[hk.Params], hk.Params],
+    predicate: PredicateFn | None = None,
+) -> LossFnNoState:
+    """`add_l2_weight_decay` for networks without state."""
+    with_state = wrap_loss_no_state_as_loss(loss_fn)
+    decayed = add_l2_weight_decay(with_state, scale, predicate)
+    return wrap_loss_as_loss_no_state(decayed)
+
+
+def combine_single_index_losses_no_state_as_metric(
+    train_loss: SingleLossFnNoState, extra_losses: Mapping[str, SingleLossFnNoState]
+) -> SingleLossFnNoState:
+    """`combine_single_index_losses_as_metric` for networks without state."""
+    wrap = wrap_single_loss_no_state_as_single_loss
+    combined = combine_single_index_losses_as_metric(
+        wrap(train_loss), {name: wrap(loss) for name, loss in extra_losses.items()}
+    )
+    return wrap_single_loss_as_single_loss_no_state(combined)
+
+
+def combine_losses_no_state_as_metric(
+    train_loss: LossFnNoState, extra_losses: Mapping[str, LossFnNoState]
+) -> LossFnNoState:
+    """`combine_losses_as_metric` for networks without state."""
+    wrap = wrap_loss_no_state_as_loss
+    combined = combine_losses_as_metric(
+        wrap(train_loss), {name: wrap(loss) for name, loss in extra_losses.items()}
+    )
+    return wrap_loss_as_loss_no_state(combined)
+
+
+@dataclasses.dataclass
+class CombineLossConfigNoState:
+    """`CombineLossConfig` for networks without state."""
+
+    loss_fn: LossFnNoState
+    name: str = "unnamed"
+    weight: float = 1.0
+
+
+def combine_losses_no_state(
+    losses: Sequence[CombineLossConfigNoState | LossFnNoState],
+) -> LossFnNoState:
+    """`combine_losses` for networks without state."""
+    wrap = wrap_loss_no_state_as_loss
+    combined = combine_losses(
+        [
+            CombineLossConfig(wrap(loss.loss_fn), loss.name, loss.weight)
+            if isinstance(loss, CombineLossConfigNoState)
+            else wrap(loss)
+            for loss in losses
+        ]
+    )
+    return wrap_loss_as_loss_no_state(combined)

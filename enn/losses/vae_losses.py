@@ -15,8 +15,7 @@ import numpy as np
 
 from enn import _checks
 from enn.datasets.base import ArrayBatch
-from enn.losses.extra_outputs import extra_output
-from enn.networks.base import OutputWithPrior
+from enn.networks.base import OutputWithPrior, extra_output
 
 LogLikelihoodFn = Callable[[OutputWithPrior, ArrayBatch], jax.Array]
 """`(net_out, batch) -> scalar`."""
@@ -81,7 +80,7 @@ def get_log_likelihood_fn(bernoulli_decoder: bool) -> LogLikelihoodFn:
     a missing one raises ValueError.
 
     Args:
-      bernoulli_decoder: whether data are Bernoulli rather than normal variables.
+      bernoulli_decoder: whether the data are Bernoulli rather than normal variables.
     """
 
     def log_likelihood_fn(net_out: OutputWithPrior, batch: ArrayBatch) -> jax.Array:

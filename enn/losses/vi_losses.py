@@ -1,51 +1,35 @@
 """Parts of the evidence lower bound for networks that generate their parameters.
 
 The likelihood functions are `(out, batch) -> scalar`, a mean over the batch. The
-divergences are `(out, params, index) -> scalar`: between the distribution of what is
-generated and its prior, divided by the number of training data, `num_samples`, so that
-both scale alike in `ElboLoss`.
+divergences are `(out, params, index) -> scalar`: from the distribution of the generated
+parameters to its prior, divided by the number of training data, `num_samples`, so that
+both are on the same scale in `ElboLoss`.
 """
 
-from collections.abc import Callable
+from typing import Any
 
+import chex
 import haiku as hk
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 
 from enn import _checks, base
 from enn.datasets.base import ArrayBatch
-from enn.losses.cross_entropy import label_cross_entropy
-from enn.losses.extra_outputs import extra_output
-from enn.losses.normal_densities import (
-    log_normal_prob,
-    log_softplus,
-    normal_log_prob,
-    sum_log_scale_mixture_normal,
+from enn.losses.single_index import (
+    LogLikelihoodFn,
+    ModelPriorKlFn,
+    label_cross_entropy,
 )
-from enn.networks.base import Output
+from enn.networks.base import Output, extra_output
 from enn.networks.outputs import parse_net_output
-
-__all__ = [
-    "get_analytical_diagonal_linear_model_prior_kl_fn",
-    "get_analytical_hyperflow_model_prior_kl_fn",
-    "get_analytical_linear_model_prior_kl_fn",
-    "get_awgn_loglike_fn",
-    "get_categorical_loglike_fn",
-    "get_sample_based_model_prior_kl_fn",
-    "log_normal_prob",
-    "normal_log_prob",
-    "sum_log_scale_mixture_normal",
-]
-
-LogLikelihoodFn = Callable[[Output, ArrayBatch], jax.Array]
-ModelPriorKlFn = Callable[[Output, hk.Params, base.Index], jax.Array]
 
 
 def get_awgn_loglike_fn(sigma_w: float) -> LogLikelihoodFn:
     """Returns -½ mean((f(x) - y)²) / sigma_w², for additive white Gaussian noise.
 
-    The log-likelihood of a row without the terms that do not depend on the network.
+    The mean log-likelihood of a row, without terms that do not depend on the network.
     Output and `batch.y` are `[batch, 1]`.
 
     Args:
@@ -79,7 +63,7 @@ def get_categorical_loglike_fn(num_classes: int) -> LogLikelihoodFn:
 def get_sample_based_model_prior_kl_fn(
     num_samples: float, sigma_1: float, sigma_2: float = 1.0, scale: float = 1.0
 ) -> ModelPriorKlFn:
-    """Returns the divergence of diagonal Gaussians from a scale mixture, by one sample.
+    """Returns a one-sample estimate of the divergence from a scale mixture prior.
 
     (log q(u) - log p(u)) / num_samples, for u ~ q = N(μ, softplus(ρ)²) the generated
     parameters, `out.extra["hyper_index"]`, and p = scale · N(0, sigma_1²) +
@@ -90,9 +74,9 @@ def get_sample_based_model_prior_kl_fn(
 
     Args:
       num_samples: number of training data.
-      sigma_1: standard deviation of the first part of the prior.
-      sigma_2: standard deviation of the second part.
-      scale: weight of the first part.
+      sigma_1: standard deviation of the first component of the prior.
+      sigma_2: standard deviation of the second component.
+      scale: weight of the first component.
     """
     _positive(num_samples=num_samples, sigma_1=sigma_1, sigma_2=sigma_2)
 
@@ -185,8 +169,8 @@ def get_analytical_hyperflow_model_prior_kl_fn(
 ) -> ModelPriorKlFn:
     """Returns (log q(u) - log N(u; 0, sigma_0² I)) / num_samples for a flow's sample u.
 
-    The network output has log q(u) in `extra["log_prob"]`, of one entry, and u in
-    `extra["latent"]`, any pytree.
+    The network output holds log q(u) in `extra["log_prob"]`, an array of one entry, and
+    u in `extra["latent"]`, any pytree.
 
     Args:
       num_samples: number of training data.
@@ -202,6 +186,57 @@ def get_analytical_hyperflow_model_prior_kl_fn(
         return (log_posterior - log_prior) / num_samples
 
     return model_prior_kl_fn
+
+
+def log_normal_prob(
+    x: chex.Array, mu: chex.Array | float = 0, sigma: chex.Array | float = 1
+) -> jax.Array:
+    """Returns log N(x; mu, sigma²), elementwise."""
+    log_sigma = jnp.log(sigma)
+    normalised = (jnp.asarray(x) - mu) / sigma
+    return -0.5 * jnp.log(2 * jnp.pi) - log_sigma - 0.5 * jnp.square(normalised)
+
+
+def log_softplus(x: chex.Array) -> jax.Array:
+    """Returns log(log(1 + exp(x))), elementwise and accurate for any finite x.
+
+    Where exp(x) is small, softplus underflows, and its logarithm is taken from the
+    series x - exp(x) / 2 + O(exp(2x)).
+    """
+    # Each branch gets arguments of its own range: else the gradient of the one not
+    # taken is infinite, and times zero NaN.
+    small, large = jnp.minimum(x, -20), jnp.maximum(x, -20)
+    series = small - jnp.exp(small) / 2
+    return jnp.where(jnp.asarray(x) < -20, series, jnp.log(jax.nn.softplus(large)))
+
+
+def sum_log_scale_mixture_normal(
+    x: chex.Array,
+    sigma_1: float,
+    sigma_2: float,
+    mu_1: float = 0.0,
+    mu_2: float = 0.0,
+    pi: float = 1.0,
+) -> jax.Array:
+    """Returns Σ log(π N(x; μ₁, σ₁²) + (1 - π) N(x; μ₂, σ₂²)) over all of `x`.
+
+    The scale mixture prior of Blundell et al., 2015, https://arxiv.org/abs/1505.05424,
+    equation 7, if both means are zero.
+    """
+    log_probs = jnp.stack(
+        [log_normal_prob(x, mu_1, sigma_1), log_normal_prob(x, mu_2, sigma_2)], axis=-1
+    )
+    weights = jnp.array([pi, 1 - pi], log_probs.dtype)
+    weights = jnp.broadcast_to(weights, log_probs.shape)
+    return jnp.sum(jax.nn.logsumexp(log_probs, axis=-1, b=weights))
+
+
+def normal_log_prob(
+    latent: Any, sigma: chex.Array | float = 1, mu: chex.Array | float = 0
+) -> jax.Array:
+    """Returns log N(u; mu, sigma² I) of all entries u of the pytree `latent`."""
+    flat, _ = jax.flatten_util.ravel_pytree(latent)
+    return jnp.sum(log_normal_prob(flat, mu, sigma))
 
 
 def _split(params: hk.Params) -> tuple[list[jax.Array], list[jax.Array]]:
@@ -224,4 +259,4 @@ def _positive(**values: float) -> None:
 def _same_size(**vectors: jax.Array) -> None:
     sizes = {name: vector.size for name, vector in vectors.items()}
     if len(set(sizes.values())) > 1:
-        raise ValueError(f"Arrays must be of one size, got {sizes}.")
+        raise ValueError(f"Arrays must have the same size, got {sizes}.")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from enn import losses, networks
-from enn.losses import averaging
+from enn.losses import base
 from tests import golden
 from tests.losses import cases
 
@@ -115,7 +115,7 @@ def test_state_keeps_its_dtypes(state_merge):
     assert step._cache_size() == 1
 
 
-_merge_updates = jax.jit(lambda *states: averaging._merge(*states, "updates"))
+_merge_updates = jax.jit(lambda *states: base._merge(*states, "updates"))
 _STATES = hnp.arrays(np.float32, (4, 5), elements=st.integers(-3, 3).map(float))
 
 
@@ -195,3 +195,53 @@ def test_wrong_label_is_reported_while_tracing_with_a_closed_over_batch(noise):
         trace([[0], [7]])
     with pytest.raises(ValueError, match=r"batch.y must have shape \[batch, 1\]"):
         trace([[0, 1], [0, 1]])
+
+
+BATCH = cases.batch_of([[1.0], [2.0], [4.0]])
+
+
+def _state_apply(params, state, inputs, index):
+    return state["s"]["x"] * jnp.ones([len(inputs), 1]), {"s": {"x": -1.0}}
+
+
+@pytest.mark.parametrize("constant", [3.0, None])
+def test_constant_state_is_used_and_returned(constant):
+    # The wrapper of full losses ran the network with an empty state all the same.
+    def single(apply, params, batch, index):
+        return jnp.sum(apply(params, batch.x, index)), {}
+
+    def full(enn, params, batch, key):
+        return jnp.sum(enn.apply(params, batch.x, enn.indexer(key))), {}
+
+    state = None if constant is None else {"s": {"x": constant}}
+    enn = networks.EnnArray(_state_apply, None, networks.PrngIndexer())
+    wrapped = losses.wrap_loss_no_state_as_loss(full, state)
+    wrapped_single = losses.wrap_single_loss_no_state_as_single_loss(single, state)
+    for run in (
+        lambda: wrapped(enn, {}, {"s": {"x": 100.0}}, BATCH, golden.keys(0)),
+        lambda: wrapped_single(_state_apply, {}, {"s": {"x": 100.0}}, BATCH, 0),
+    ):
+        if constant is None:
+            with pytest.raises(KeyError, match="s"):
+                run()
+        else:
+            loss, (new_state, _) = run()
+            assert loss == 3 * constant
+            assert new_state == state
+
+
+def _weight(params, inputs, index):
+    return params[index] * jnp.ones([len(inputs), 1])
+
+
+def test_loss_with_state_gets_the_constant_state():
+    def single(apply, params, state, batch, index):
+        out, new_state = apply(params, state, batch.x, index)
+        return jnp.sum(out) * state["s"]["x"], (new_state, {"n": len(new_state)})
+
+    wrapped = losses.wrap_single_loss_as_single_loss_no_state(
+        single, {"s": {"x": 10.0}}
+    )
+    loss, metrics = wrapped(_weight, jnp.array([0.0, 2.0]), BATCH, 1)
+    assert loss == 3 * 2 * 10
+    assert metrics == {"n": 0}
