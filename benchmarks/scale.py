@@ -48,8 +48,8 @@ def step_cost(experiment: supervised.Experiment) -> dict[str, float]:
     batch = _sharding.put_rows(experiment.mesh, dataset.take(1), axis=1)
     key, _ = experiment.rng.internal_state
     with _sharding.on_mesh(experiment.mesh):
-        lowered = experiment._train_chunk.lower(
-            experiment.state, key, [batch], [None], 1
+        lowered = experiment._run.loop.compiled.lower(
+            experiment.state, key, [None], [batch], [None], 0, 1
         )
     return lowered.compile().cost_analysis()
 

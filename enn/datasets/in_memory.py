@@ -59,11 +59,19 @@ class BatchIterator(Positioned, Iterator[base.ArrayBatch]):
         Equals `num_batches` calls of `next`, in one copy.
 
         Raises:
-          ValueError: if `num_batches` is no integer >= 1.
+          ValueError: unless `num_batches` is an integer >= 1.
+        """
+        return self._gather(self.take_rows(num_batches))
+
+    def take_rows(self, num_batches: int) -> np.ndarray:
+        """Returns which rows the next batches hold, `[num_batches, batch]`.
+
+        Raises:
+          ValueError: unless `num_batches` is an integer >= 1.
         """
         _checks.positive_int("num_batches", num_batches)
         rows = self._next_rows(num_batches * self.batch_size)
-        return self._gather(rows.reshape(num_batches, self.batch_size))
+        return rows.reshape(num_batches, self.batch_size)
 
     def restore(self, state: dict[str, int]) -> None:
         """Goes to the position of `state`, at the cost of one block of epochs.

@@ -13,7 +13,7 @@ import numpy as np
 from enn import _extras, losses, metrics, utils
 from enn.datasets.base import ArrayBatch
 from enn.demo import agents as demo_agents
-from enn.supervised.posterior_samples import sample_predictions
+from enn.supervised.base import sample_predictions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,7 +9,7 @@ from enn import losses, metrics
 from enn.datasets.toy import make_regression_data
 from enn.demo import agents as demo_agents
 from enn.supervised import classification_data, plots, regression_data
-from enn.supervised.posterior_samples import sample_predictions
+from enn.supervised.base import sample_predictions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

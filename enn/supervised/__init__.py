@@ -1,12 +1,12 @@
 """Experiments: training a network and evaluating it."""
 
 from enn.supervised.base import BaseExperiment
+from enn.supervised.loop import NonFiniteError
 from enn.supervised.multiloss_experiment import (
     MultilossExperiment,
     MultilossTrainer,
     TrainingState,
 )
-from enn.supervised.nonfinite import NonFiniteError
 from enn.supervised.saving import saved_steps
 from enn.supervised.sgd_experiment import Experiment
 from enn.supervised.testing import TestExperiment, make_test_experiment

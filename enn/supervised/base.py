@@ -1,12 +1,18 @@
-"""What every experiment offers."""
+"""What every experiment offers, and its predictions at many epistemic indices."""
 
 import abc
 import dataclasses
+import functools
 from typing import Any
 
 import chex
+import haiku as hk
+import jax
+import jax.numpy as jnp
 
+from enn import _checks
 from enn.datasets.base import ArrayBatchIterator
+from enn.networks import forwarders, outputs
 from enn.networks.base import Output
 
 
@@ -31,3 +37,38 @@ class BaseExperiment(abc.ABC):
     @abc.abstractmethod
     def loss(self, batch: Any, key: chex.PRNGKey) -> chex.Array:
         """Returns the loss on `batch`."""
+
+
+# Compiled once for a network, however often it is plotted.
+_predict_at_indices = functools.partial(jax.jit, static_argnums=0)(
+    forwarders.predict_at_indices
+)
+
+
+def sample_predictions(
+    experiment: BaseExperiment, inputs: chex.Array, num_sample: int
+) -> jax.Array:
+    """Returns what `experiment.predict` gives for a fixed sequence of keys.
+
+    An experiment with attributes `enn` and `state` predicts at all indices at once.
+
+    Args:
+      experiment: the trained network.
+      inputs: `[batch, ...]`.
+      num_sample: number of indices; the first ones do not depend on it.
+
+    Returns:
+      Predictions, `[num_sample, batch, num_outputs]`.
+
+    Raises:
+      ValueError: unless `num_sample` is an integer >= 1.
+    """
+    _checks.positive_int("num_sample", num_sample)
+    rng = hk.PRNGSequence(0)
+    keys = jnp.stack([next(rng) for _ in range(num_sample)])
+    enn, state = (getattr(experiment, name, None) for name in ("enn", "state"))
+    if enn is None or state is None:
+        out = [outputs.parse_net_output(experiment.predict(inputs, k)) for k in keys]
+        return jnp.stack(out)
+    indices = jax.vmap(enn.indexer)(keys)
+    return _predict_at_indices(enn, state.params, state.network_state, inputs, indices)

@@ -9,8 +9,8 @@ from enn import _checks, _extras
 from enn.datasets.base import ArrayBatch, ArrayBatchIterator
 from enn.datasets.in_memory import BatchIterator, make_batch_iterator
 from enn.datasets.toy import make_moons
-from enn.supervised import plots, posterior_samples
-from enn.supervised.base import BaseExperiment
+from enn.supervised import plots
+from enn.supervised.base import BaseExperiment, sample_predictions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,7 +87,7 @@ def make_plot_data(experiment: BaseExperiment, num_sample: int) -> "pd.DataFrame
     """
     pd = _extras.require("pandas", "plots")
     grid = gen_2d_grid(3)
-    logits = posterior_samples.sample_predictions(experiment, grid, num_sample)
+    logits = sample_predictions(experiment, grid, num_sample)
     probabilities = np.asarray(jax.jit(jax.nn.softmax)(logits))[..., 1]
     return pd.concat(
         pd.DataFrame({"x1": grid[:, 0], "x2": grid[:, 1], "label": p, "sample": k})

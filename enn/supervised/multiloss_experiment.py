@@ -1,24 +1,28 @@
 """Training several losses in turn, each on data of its own."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import chex
+import haiku as hk
 import jax
 import optax
 
 from enn import _sharding, loggers
 from enn.datasets.base import ArrayBatchIterator
 from enn.losses.base import LossFnArray
-from enn.networks.base import EnnArray
+from enn.networks.base import EnnArray, Output
+from enn.supervised.base import BaseExperiment
+from enn.supervised.loop import PureLoss, TrainingState, purify
 from enn.supervised.training import (
-    PureLoss,
+    OfRun,
     Trainer,
-    TrainingExperiment,
-    TrainingState,
+    TrainingRun,
     always_train,
     next_eval_batch,
-    purify,
 )
 
 __all__ = ["MultilossExperiment", "MultilossTrainer", "PureLoss", "TrainingState"]
@@ -41,13 +45,22 @@ class MultilossTrainer:
     name: str = "loss"
 
 
-class MultilossExperiment(TrainingExperiment):
+class MultilossExperiment(BaseExperiment):
     """Trains a network on several losses, one update of each at every step.
 
     At a step every trainer that should train makes one update, in order, with a
     batch and a key of its own; all share the optimiser's state. Keys come from the
     sequence of `seed`: one for the index of `enn.init`, one for `enn.init`, then one
-    an update and one for every data set and trainer evaluated.
+    for each update and one for each data set and trainer evaluated. In all else, and
+    on a mesh of devices, it is as `Experiment`.
+
+    Attributes:
+      enn: the network.
+      rng: sequence of random keys.
+      state: parameters, network state and optimiser state.
+      step: number of steps trained.
+      logger: where rows go.
+      mesh: the devices that share the work; None for one.
 
     Args:
       enn: the network.
@@ -59,15 +72,22 @@ class MultilossExperiment(TrainingExperiment):
       eval_datasets: endless iterators of batches, by name. Every trainer's loss is
         evaluated on a batch of its own from each.
       eval_log_freq: evaluate every so many steps; 0 or None for never.
-      mesh: devices that share the work, see `TrainingExperiment`; one if left out.
+      mesh: devices that share the work; by default one does it all.
 
     Raises:
-      TypeError: if `enn` is no epistemic network, a loss one at a single index, a data
-        set no iterator or `mesh` no mesh.
+      TypeError: unless `enn` is an epistemic network, every loss one over indices,
+        every data set an iterator and `mesh` a mesh.
       ValueError: if there are no trainers, the first data set is empty, or a loss
-        rejects the data. For a mesh with
-        other axes, and batches that do not divide over it.
+        rejects the data. For a mesh with other axes, and batches that do not divide
+        over it.
     """
+
+    enn = OfRun[EnnArray]()
+    rng = OfRun[hk.PRNGSequence]()
+    state = OfRun[TrainingState]()
+    step = OfRun[int]()
+    logger = OfRun[loggers.Logger]()
+    mesh = OfRun[jax.sharding.Mesh | None]()
 
     def __init__(
         self,
@@ -83,48 +103,90 @@ class MultilossExperiment(TrainingExperiment):
     ):
         if not trainers:
             raise ValueError("trainers must hold at least one MultilossTrainer.")
-        self._eval_datasets = eval_datasets or {}
-        super().__init__(
+        super().__init__(trainers[0].dataset)
+        pure_trainers = [
+            Trainer(
+                purify(enn, t.loss_fn),
+                t.dataset,
+                t.should_train,
+                t.name,
+                {"trainer": t.name},
+            )
+            for t in trainers
+        ]
+        evaluate = None
+        if eval_datasets:
+            everywhere = _sharding.replicated(_sharding.check_mesh(mesh))
+            eval_losses = [
+                jax.jit(t.pure_loss, out_shardings=everywhere) for t in pure_trainers
+            ]
+            evaluate = functools.partial(_evaluate, eval_datasets, eval_losses)
+        self._run = TrainingRun(
             enn,
-            [
-                Trainer(purify(enn, t.loss_fn), t.dataset, t.should_train, t.name)
-                for t in trainers
-            ],
+            pure_trainers,
             optimizer,
-            seed,
-            logger,
-            train_log_freq,
-            eval_log_freq,
+            seed=seed,
+            logger=logger,
+            train_log_freq=train_log_freq,
+            eval_log_freq=eval_log_freq,
+            eval_datasets=eval_datasets or {},
+            evaluate=evaluate,
             init_x=None,
             mesh=mesh,
         )
-        everywhere = _sharding.replicated(self.mesh)
-        self._eval_losses = [
-            jax.jit(t.pure_loss, out_shardings=everywhere) for t in self.pure_trainers
-        ]
 
     @property
     def pure_trainers(self) -> tuple[Trainer, ...]:
         """The trainers, their losses as functions `(params, state, batch, key)`."""
-        return self._trainers
+        return self._run.trainers
 
-    def _labels(self, trainer: Trainer) -> dict[str, Any]:
-        return {"trainer": trainer.name}
+    def train(
+        self,
+        num_batches: int,
+        progress: bool = False,
+        *,
+        save_dir: str | os.PathLike[str] | None = None,
+        save_every: int | None = None,
+        keep: int = 3,
+        on_nonfinite: str = "stop",
+    ) -> None:
+        """Trains for `num_batches` steps, as `Experiment.train` does."""
+        self._run.train(num_batches, progress, save_dir, save_every, keep, on_nonfinite)
 
-    def _has_evaluation(self) -> bool:
-        return bool(self._eval_datasets)
+    def predict(self, inputs: chex.Array, key: chex.PRNGKey) -> Output:
+        """Returns the network's output at `inputs`, at the index drawn with `key`."""
+        return self._run.predict(inputs, key)
 
-    def _evaluate(self) -> None:
-        for name, dataset in self._eval_datasets.items():
-            for trainer, eval_loss in zip(
-                self.pure_trainers, self._eval_losses, strict=True
-            ):
-                batch = next_eval_batch(name, dataset)
-                batch = _sharding.put_rows(self.mesh, batch)
-                params, network_state, _ = self.state
-                with _sharding.on_mesh(self.mesh):
-                    loss, (_, metrics) = eval_loss(
-                        params, network_state, batch, next(self.rng)
-                    )
-                row = {"dataset": name, "step": self.step, "sgd": False, "loss": loss}
-                self.logger.write({**metrics, **row, **self._labels(trainer)})
+    def loss(self, batch: Any, key: chex.PRNGKey) -> chex.Array:
+        """Returns the first loss on `batch`."""
+        return self._run.loss(batch, key)
+
+    def save(self, path: str | os.PathLike[str], keep: int = 3) -> None:
+        """Saves all that training needs to continue, as `Experiment.save` does."""
+        self._run.save(path, keep)
+
+    def restore(
+        self,
+        path: str | os.PathLike[str],
+        step: int | None = None,
+        data: bool = True,
+    ) -> None:
+        """Restores a save, as `Experiment.restore` does."""
+        self._run.restore(path, step, data)
+
+
+def _evaluate(
+    datasets: Mapping[str, ArrayBatchIterator],
+    eval_losses: Sequence[Callable[..., Any]],
+    run: TrainingRun,
+) -> Iterator[dict[str, Any]]:
+    """Yields every loss on a batch of its own from every data set."""
+    for name, dataset in datasets.items():
+        for trainer, eval_loss in zip(run.trainers, eval_losses, strict=True):
+            batch = _sharding.put_rows(run.mesh, next_eval_batch(name, dataset))
+            params, network_state, _ = run.state
+            with _sharding.on_mesh(run.mesh):
+                loss, (_, metrics) = eval_loss(
+                    params, network_state, batch, next(run.rng)
+                )
+            yield {**metrics, "dataset": name, "loss": loss, **trainer.labels}

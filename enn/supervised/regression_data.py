@@ -8,8 +8,8 @@ from enn import _extras
 from enn.datasets.base import ArrayBatch
 from enn.datasets.in_memory import BatchIterator, make_batch_iterator
 from enn.datasets.toy import make_regression_data
-from enn.supervised import plots, posterior_samples
-from enn.supervised.base import BaseExperiment
+from enn.supervised import plots
+from enn.supervised.base import BaseExperiment, sample_predictions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +88,7 @@ def _sample_functions(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Inputs `[50]` and values `[num_sample, 50]`."""
     x = np.linspace(-1, 2, 50)
-    predictions = posterior_samples.sample_predictions(
+    predictions = sample_predictions(
         experiment, _with_ones(x, extra_input_dim), num_sample
     )
     return x, np.asarray(predictions)[..., 0]

@@ -1,9 +1,10 @@
-"""Directories of saves: what a run needs to go on after it was killed.
+"""Saves: what a run needs to continue with the same numbers after it was killed.
 
 A save is a directory that Orbax writes, with the digests of its files added last.
 Without them it is unfinished and is never picked up; with them, damage shows.
 """
 
+import base64
 import dataclasses
 import hashlib
 import json
@@ -11,18 +12,87 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from enn import _extras
+from enn import _checks, _extras
 
 _DIGESTS = "digests.json"
 _NAME = re.compile(r"(\d+)-step-(\d+)")
+_POSITION_METHODS = (("state", "restore"), ("get_state", "set_state"))
+_DATA_HINT = "restore(..., data=False) leaves data where they are."
+
+
+class Saves:
+    """Directories of saves, which belong to the run that made or restored them.
+
+    Args:
+      datasets: all data sets of the run, by what messages call them.
+    """
+
+    def __init__(self, datasets: Mapping[str, Iterator[Any]]):
+        self._datasets = datasets
+        self._roots: set[pathlib.Path] = set()
+
+    def check(self, path: str | os.PathLike[str], keep: int) -> pathlib.Path:
+        """Returns the directory of saves, if this run may save there."""
+        _checks.positive_int("keep", keep)
+        root = _resolve(path)
+        if root not in self._roots and (steps := saved_steps(root)):
+            raise ValueError(
+                f"{root} holds saves of another run, the last of step {steps[-1]}: "
+                "restore it first, or save elsewhere."
+            )
+        for name, dataset in self._datasets.items():
+            if _position_methods(dataset) is None:
+                warnings.warn(
+                    f"{name}, a {type(dataset).__name__}, does not tell its position: "
+                    "it has no methods state and restore, or get_state and set_state. "
+                    "Only restore(..., data=False) will work.",
+                    stacklevel=4,
+                )
+        return root
+
+    def write(
+        self, root: pathlib.Path, step: int, state: Any, key: chex.PRNGKey, keep: int
+    ) -> None:
+        """Adds a save to a directory that `check` returned."""
+        about = {
+            "key": np.asarray(jax.random.key_data(key)).tolist(),
+            "data": dump_positions(self._datasets),
+        }
+        _write(root, step, state, about, keep)
+        self._roots.add(root)
+
+    def read(
+        self,
+        path: str | os.PathLike[str],
+        step: int | None,
+        data: bool,
+        like: tuple[Any, chex.PRNGKey],
+    ) -> tuple[int, Any, chex.PRNGKey]:
+        """Returns step, state and key of a save; takes the data to where they were.
+
+        Raises:
+          FileNotFoundError: if there is no finished save.
+          ValueError: if there is none of `step`, it is damaged, or of another state;
+            or data cannot go to where they were.
+        """
+        root = _resolve(path)
+        state, key = like
+        state, about = _read_any(root, step, state)
+        key = _wrap_key(key, jnp.array(about["key"], jnp.uint32))
+        if data:  # Last: what fails before leaves all as it was.
+            restore_positions(self._datasets, about["data"])
+        self._roots.add(root)
+        return about["step"], state, key
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -38,16 +108,16 @@ def saved_steps(path: str | os.PathLike[str]) -> list[int]:
     Args:
       path: directory given to `save` or `train`; it need not exist.
     """
-    return [save.step for save in _finished(resolve(path))]
+    return [save.step for save in _finished(_resolve(path))]
 
 
-def resolve(path: str | os.PathLike[str]) -> pathlib.Path:
+def _resolve(path: str | os.PathLike[str]) -> pathlib.Path:
     """Returns the absolute path, once it is clear that Orbax is installed."""
     _orbax()
     return pathlib.Path(path).expanduser().resolve()
 
 
-def write(
+def _write(
     root: pathlib.Path, step: int, state: Any, about: dict[str, Any], keep: int
 ) -> None:
     """Adds a save, then removes all but the last `keep`.
@@ -87,7 +157,9 @@ def write(
     multihost_utils.sync_global_devices(f"enn save {number}")
 
 
-def read(root: pathlib.Path, step: int | None, like: Any) -> tuple[Any, dict[str, Any]]:
+def _read_any(
+    root: pathlib.Path, step: int | None, like: Any
+) -> tuple[Any, dict[str, Any]]:
     """Returns the state and the further entries of a save.
 
     Args:
@@ -122,7 +194,7 @@ def read(root: pathlib.Path, step: int | None, like: Any) -> tuple[Any, dict[str
         ) from error
 
 
-def wrap_key(like: Any, data: Any) -> Any:
+def _wrap_key(like: Any, data: Any) -> Any:
     """Returns the data of a random key as a key of the kind of `like`."""
     if not _is_key(like):
         return data
@@ -259,4 +331,105 @@ def _place(leaf: Any, restored: Any) -> Any:
     """Returns a restored array as the kind of JAX array that `leaf` is or becomes."""
     if not (isinstance(leaf, jax.Array) and leaf.committed):
         restored = jnp.asarray(np.asarray(restored))
-    return wrap_key(leaf, restored)
+    return _wrap_key(leaf, restored)
+
+
+def dump_positions(datasets: Mapping[str, Iterator[Any]]) -> list[str]:
+    """Returns the positions of those data sets that are resumable.
+
+    Returns:
+      A text for every process, which all have data of their own.
+
+    Raises:
+      TypeError: if one is made of other things than JSON, bytes and NumPy arrays.
+    """
+    return _gather(json.dumps(_positions(datasets)))
+
+
+def restore_positions(
+    datasets: Mapping[str, Iterator[Any]], texts: Sequence[str]
+) -> None:
+    """Takes data sets to the positions of `dump_positions`: all of them, or none.
+
+    Raises:
+      ValueError: if one has no position there, or does not take it, or there are more
+        or fewer processes than there were.
+    """
+    if len(texts) != jax.process_count():
+        raise ValueError(
+            f"Saved by {len(texts)} processes, each with data of its own, but there "
+            f"are {jax.process_count()} now. {_DATA_HINT}"
+        )
+    positions = json.loads(texts[jax.process_index()])
+    for name, dataset in datasets.items():
+        if _position_methods(dataset) is None:
+            raise ValueError(
+                f"{name}, a {type(dataset).__name__}, takes no position: it needs "
+                f"methods state and restore, or get_state and set_state. {_DATA_HINT}"
+            )
+        if name not in positions:
+            raise ValueError(f"The save has no position for {name}. {_DATA_HINT}")
+    before = _positions(datasets)
+    try:
+        for name, dataset in datasets.items():
+            _set_position(name, dataset, positions[name])
+    except ValueError:
+        for name, dataset in datasets.items():
+            _set_position(name, dataset, before[name])
+        raise
+
+
+def _positions(datasets: Mapping[str, Iterator[Any]]) -> dict[str, str]:
+    positions = {}
+    for name, dataset in datasets.items():
+        methods = _position_methods(dataset)
+        if methods is None:
+            continue
+        try:
+            positions[name] = json.dumps(methods[0](), default=_encode)
+        except TypeError as error:
+            raise TypeError(
+                f"{name} must give its position as JSON, bytes or NumPy arrays: {error}"
+            ) from error
+    return positions
+
+
+def _gather(text: str) -> list[str]:
+    """The texts of all processes."""
+    data = np.frombuffer(text.encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.array(len(data))).ravel()
+    padded = np.zeros(lengths.max(), np.uint8)
+    padded[: len(data)] = data
+    rows = multihost_utils.process_allgather(padded)
+    return [
+        row[:length].tobytes().decode()
+        for row, length in zip(rows, lengths, strict=True)
+    ]
+
+
+def _set_position(name: str, dataset: Iterator[Any], position: str) -> None:
+    _, set_position = _position_methods(dataset)
+    try:
+        set_position(json.loads(position, object_hook=_decode))
+    except Exception as error:
+        raise ValueError(f"{name} does not take its saved position: {error}") from error
+
+
+def _position_methods(dataset: Iterator[Any]) -> Any:
+    for names in _POSITION_METHODS:
+        methods = [getattr(dataset, name, None) for name in names]
+        if all(callable(method) for method in methods):
+            return methods
+    return None
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return {"__bytes__": base64.b64encode(value).decode()}
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    raise TypeError(f"got {type(value).__name__}.")
+
+
+def _decode(value: dict[str, Any]) -> Any:
+    return base64.b64decode(value["__bytes__"]) if "__bytes__" in value else value

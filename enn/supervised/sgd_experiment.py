@@ -1,9 +1,13 @@
-"""Training one loss by stochastic gradient descent, with evaluation on the way."""
+"""Training one loss by stochastic gradient descent, with evaluation along the way."""
 
 import functools
+import os
 import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import chex
+import haiku as hk
 import jax
 import numpy as np
 import optax
@@ -12,32 +16,57 @@ from enn import _checks, _sharding, loggers, metrics
 from enn.datasets.base import ArrayBatchIterator
 from enn.losses.base import LossFnArray
 from enn.networks import forwarders
-from enn.networks.base import EnnArray
+from enn.networks.base import EnnArray, Output
 from enn.networks.indexers import draw_indices
-from enn.supervised.training import (
-    Trainer,
-    TrainingExperiment,
-    TrainingState,
-    next_eval_batch,
-    purify,
-)
+from enn.supervised.base import BaseExperiment
+from enn.supervised.loop import TrainingState, purify
+from enn.supervised.training import OfRun, Trainer, TrainingRun, next_eval_batch
 
 __all__ = ["Experiment", "TrainingState"]
 
 
-class Experiment(TrainingExperiment):
-    """Trains a network on one loss and evaluates it on the way.
+class Experiment(BaseExperiment):
+    """Trains a network on one loss and evaluates it along the way.
+
+    Every update draws the next key of `rng` and the next batch of its data. Many
+    updates run in one dispatch, with the same keys in the same order, the same
+    logged rows and the same parameters as one at a time.
 
     Keys come from the sequence of `seed`: one for the index of `enn.init`, one for
-    `enn.init`, then one an update and one for every data set evaluated. Numbers
+    `enn.init`, then one for each update and one for each data set evaluated. Numbers
     follow the original `enn`: evaluation draws from the same sequence, so that
     `eval_log_freq` changes training.
+
+    A `jax.sharding.Mesh` of devices trains with the result of one device. Its axes are
+    `data`, over which the rows of every batch are sharded, for training and for
+    evaluation, or `index`, over which the members of an ensemble and the epistemic
+    indices are sharded, or both. All else is replicated, and so are members whose
+    number does not divide over `index`. What does not depend on the index is computed
+    by every device along `index`.
+
+    A mesh may span the devices of several processes, joined by
+    `jax.distributed.initialize()`, which all run the same script. Then the data sets
+    of each process give the rows of its own devices, as many as those of the others;
+    a batch is what all give together, and `data_index` must tell rows of different
+    processes apart. The same holds for `loss`, while `predict` and `init_x` take the
+    same inputs in every process. Process 0 alone writes rows, whatever the logger, and
+    shows progress. An error of the data of one process stops all of them after the
+    same step.
+
+    Attributes:
+      enn: the network.
+      rng: sequence of random keys.
+      state: parameters, network state and optimiser state.
+      step: number of steps trained.
+      logger: where rows go.
+      mesh: the devices that share the work; None for one.
 
     Args:
       enn: the network.
       loss_fn: loss of the network on a batch.
       optimizer: any optax transformation; it is given the parameters too.
-      dataset: endless iterator of batches.
+      dataset: endless iterator of batches. The rows of an in-memory iterator are
+        copied to the device once, when training starts.
       seed: seed of the sequence of keys.
       logger: where rows go; by default they are printed.
       train_log_freq: log metrics every so many steps; 0 or None for never.
@@ -48,16 +77,23 @@ class Experiment(TrainingExperiment):
       eval_log_freq: evaluate every so many steps; 0 or None for never.
       init_x: inputs to initialise with; by default a first batch is drawn for this,
         which is then not trained on.
-      mesh: devices that share the work, see `TrainingExperiment`; one if left out.
+      mesh: devices that share the work; by default one does it all.
 
     Raises:
-      TypeError: if `enn` is no epistemic network, `loss_fn` a loss at a single index,
-        `dataset` no iterator or `mesh` no mesh.
+      TypeError: unless `enn` is an epistemic network, `loss_fn` a loss over indices,
+        `dataset` an iterator and `mesh` a mesh.
       ValueError: if the data set is empty, a number is out of range, or the loss
         rejects the data: labels of all the data are looked at for an in-memory
         iterator, of the first batch for others. For a mesh with other axes, and
         batches that do not divide over it.
     """
+
+    enn = OfRun[EnnArray]()
+    rng = OfRun[hk.PRNGSequence]()
+    state = OfRun[TrainingState]()
+    step = OfRun[int]()
+    logger = OfRun[loggers.Logger]()
+    mesh = OfRun[jax.sharding.Mesh | None]()
 
     def __init__(
         self,
@@ -75,57 +111,155 @@ class Experiment(TrainingExperiment):
         init_x: chex.Array | None = None,
         mesh: jax.sharding.Mesh | None = None,
     ):
+        super().__init__(dataset)
         if eval_datasets and not eval_metrics:
             warnings.warn(
                 "eval_datasets are given without eval_metrics: nothing is evaluated.",
                 stacklevel=2,
             )
-        self._eval_datasets = eval_datasets or {}
-        self._eval_metrics = eval_metrics or {}
-        self._eval_enn_samples = _checks.positive_int(
-            "eval_enn_samples", eval_enn_samples
-        )
-        super().__init__(
+        _checks.positive_int("eval_enn_samples", eval_enn_samples)
+        evaluate = None
+        if eval_datasets and eval_metrics:
+            evaluate = functools.partial(
+                _evaluate,
+                eval_datasets,
+                eval_metrics,
+                _make_forward(enn, eval_enn_samples, mesh),
+            )
+        self._run = TrainingRun(
             enn,
             [Trainer(purify(enn, loss_fn), dataset)],
             optimizer,
-            seed,
-            logger,
-            train_log_freq,
-            eval_log_freq,
-            init_x,
-            mesh,
+            seed=seed,
+            logger=logger,
+            train_log_freq=train_log_freq,
+            eval_log_freq=eval_log_freq,
+            eval_datasets=eval_datasets or {},
+            evaluate=evaluate,
+            init_x=init_x,
+            mesh=mesh,
         )
 
-        @functools.partial(jax.jit, out_shardings=_sharding.replicated(self.mesh))
-        def forward(
-            state: TrainingState, inputs: chex.Array, key: chex.PRNGKey
-        ) -> chex.Array:
-            indices = draw_indices(enn.indexer, key, eval_enn_samples)
-            return forwarders.predict_at_indices(
-                enn, state.params, state.network_state, inputs, indices
-            )
+    def train(
+        self,
+        num_batches: int,
+        progress: bool = False,
+        *,
+        save_dir: str | os.PathLike[str] | None = None,
+        save_every: int | None = None,
+        keep: int = 3,
+        on_nonfinite: str = "stop",
+    ) -> None:
+        """Trains for `num_batches` steps.
 
-        self._eval_forward = forward
+        Ctrl-C stops after the steps that are running, saves, and then raises
+        KeyboardInterrupt; a second one stops at once and saves nothing. In a run of
+        several processes every Ctrl-C is of the second kind.
 
-    def _has_evaluation(self) -> bool:
-        return bool(self._eval_datasets and self._eval_metrics)
+        Args:
+          num_batches: number of steps.
+          progress: whether to show a progress bar.
+          save_dir: directory to `save` in: when training ends, on Ctrl-C, and every
+            `save_every` steps. Saving changes no numbers.
+          save_every: save after every step that is a multiple of this.
+          keep: how many saves to keep.
+          on_nonfinite: what to do when a step has a loss, or makes parameters, that
+            are NaN or infinite: `"stop"` there, or `"continue"`.
 
-    def _evaluate(self) -> None:
-        for name, dataset in self._eval_datasets.items():
-            batch = _sharding.put_rows(self.mesh, next_eval_batch(name, dataset))
-            with _sharding.on_mesh(self.mesh):
-                logits = self._eval_forward(self.state, batch.x, next(self.rng))
-            logits, labels = _sharding.fetch(self.mesh, (logits, batch.y))
-            labels = labels[:, None] if np.ndim(labels) == 1 else labels
-            self.logger.write(
-                {
-                    "dataset": name,
-                    "step": self.step,
-                    "sgd": False,
-                    **{
-                        metric_name: metric(logits, labels)
-                        for metric_name, metric in self._eval_metrics.items()
-                    },
-                }
-            )
+        Raises:
+          ValueError: if an argument is out of range, or as `save` does.
+          NonFiniteError: if such a step stops training. `state`, `step`, `rng` and
+            the logged rows are those of the steps before it; the data have moved on.
+          StopIteration: if a training data set ends. This and any other error of the
+            data is raised after every complete batch has trained: `state`, `step`
+            and the logged rows show exactly the steps done.
+        """
+        self._run.train(num_batches, progress, save_dir, save_every, keep, on_nonfinite)
+
+    def predict(self, inputs: chex.Array, key: chex.PRNGKey) -> Output:
+        """Returns the network's output at `inputs`, at the index drawn with `key`."""
+        return self._run.predict(inputs, key)
+
+    def loss(self, batch: Any, key: chex.PRNGKey) -> chex.Array:
+        """Returns the loss on `batch`."""
+        return self._run.loss(batch, key)
+
+    def save(self, path: str | os.PathLike[str], keep: int = 3) -> None:
+        """Saves all that training needs to continue with the same numbers.
+
+        That is the state, random keys, step and positions of the data. A save that
+        is not finished is never restored: one may be killed at any moment. Several
+        processes all call this, with a directory that all of them see. Needs the
+        extra `checkpoints`.
+
+        Args:
+          path: directory of saves, by step.
+          keep: how many of the last saves to keep in it.
+
+        Raises:
+          ValueError: if `path` holds saves that this experiment neither made nor
+            restored, unless `keep` is an integer >= 1, or if a batch was pulled but
+            not trained.
+        """
+        self._run.save(path, keep)
+
+    def restore(
+        self,
+        path: str | os.PathLike[str],
+        step: int | None = None,
+        data: bool = True,
+    ) -> None:
+        """Restores a save, so that training continues with the same numbers.
+
+        They are the same to the last bit on devices and versions of the same kind.
+        The experiment must be made as the saved one was: code, seeds and data are not
+        saved. On an error it stays as it is. Rows logged between the save and the end
+        of the saved run are logged again.
+
+        Args:
+          path: directory of saves.
+          step: step of the save; by default the latest save.
+          data: whether to take data sets to where they were. They need methods
+            `state` and `restore`, or `get_state` and `set_state`.
+
+        Raises:
+          FileNotFoundError: if there is no finished save.
+          ValueError: if there is none of `step`; if it is damaged, or of another
+            architecture or optimiser, with a step that can be restored instead; or if
+            data cannot go to where they were.
+        """
+        self._run.restore(path, step, data)
+
+
+def _make_forward(
+    enn: EnnArray, num_samples: int, mesh: jax.sharding.Mesh | None
+) -> Callable[..., chex.Array]:
+    @functools.partial(
+        jax.jit, out_shardings=_sharding.replicated(_sharding.check_mesh(mesh))
+    )
+    def forward(
+        state: TrainingState, inputs: chex.Array, key: chex.PRNGKey
+    ) -> chex.Array:
+        indices = draw_indices(enn.indexer, key, num_samples)
+        return forwarders.predict_at_indices(
+            enn, state.params, state.network_state, inputs, indices
+        )
+
+    return forward
+
+
+def _evaluate(
+    datasets: Mapping[str, ArrayBatchIterator],
+    calculators: Mapping[str, metrics.MetricCalculator],
+    forward: Callable[..., chex.Array],
+    run: TrainingRun,
+) -> Iterator[dict[str, Any]]:
+    """Yields the metrics of a batch of every data set."""
+    for name, dataset in datasets.items():
+        batch = _sharding.put_rows(run.mesh, next_eval_batch(name, dataset))
+        with _sharding.on_mesh(run.mesh):
+            logits = forward(run.state, batch.x, next(run.rng))
+        logits, labels = _sharding.fetch(run.mesh, (logits, batch.y))
+        labels = labels[:, None] if np.ndim(labels) == 1 else labels
+        values = {name: metric(logits, labels) for name, metric in calculators.items()}
+        yield {"dataset": name, **values}

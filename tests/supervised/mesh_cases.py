@@ -109,8 +109,8 @@ def flops(experiment: Any, batches: list[ArrayBatch], slots: list[Any]) -> float
     batches = _sharding.put_rows(experiment.mesh, batches, axis=1)
     key, _ = experiment.rng.internal_state
     with _sharding.on_mesh(experiment.mesh):
-        lowered = experiment._train_chunk.lower(
-            experiment.state, key, batches, slots, 1
+        lowered = experiment._run.loop.compiled.lower(
+            experiment.state, key, [None] * len(batches), batches, slots, 0, 1
         )
     return lowered.compile().cost_analysis()["flops"]
 

@@ -1,6 +1,7 @@
 """What was saved goes on as if it had never stopped; what is broken is refused."""
 
 import itertools
+import json
 import pathlib
 import shutil
 import sys
@@ -14,7 +15,7 @@ import pytest
 
 from enn import supervised
 from enn.datasets import ArrayBatch
-from enn.supervised import positions
+from enn.supervised import saving
 from tests.supervised import tiny
 
 NUM_STEPS = 50
@@ -77,6 +78,25 @@ def test_resumed_training_is_bit_identical(
         tiny.assert_identical(
             resumed.logger.rows, [r for r in whole.logger.rows if r["step"] > start]
         )
+
+
+def test_the_layout_of_a_save_is_that_of_version_1(saved: pathlib.Path) -> None:
+    """Or else earlier saves would no longer restore."""
+    save = saved / "000002-step-20"
+    assert {path.name for path in save.iterdir()} >= {"about", "state", "digests.json"}
+    about = json.loads((save / "about" / "metadata").read_text())
+    assert about["step"] == 20
+    assert len(about["key"]) == 2
+    (positions,) = map(json.loads, about["data"])
+    assert json.loads(positions["training data set 0"])["position"] == 21 * 5
+    assert json.loads(positions["evaluation data set 'test'"])["position"] == 5
+    assert about["arrays"] == {
+        "params['linear']['w']": "float32[3, 1]",
+        "network_state['calls']['count']": "int32[]",
+        "opt_state[0].count": "int32[]",
+        "opt_state[0].mu['linear']['w']": "float32[3, 1]",
+        "opt_state[0].nu['linear']['w']": "float32[3, 1]",
+    }
 
 
 def test_an_experiment_that_trained_goes_back(saved: pathlib.Path) -> None:
@@ -147,9 +167,9 @@ def test_positions_that_were_not_saved(saved: pathlib.Path) -> None:
     experiment = tiny.make_experiment(eval_datasets=datasets)
     with pytest.raises(ValueError, match="no position for evaluation data set 'new'"):
         experiment.restore(saved)
-    texts = positions.dump({"data": datasets["new"]})
+    texts = saving.dump_positions({"data": datasets["new"]})
     with pytest.raises(ValueError, match=r"Saved by 2 processes, .* there are 1 now"):
-        positions.restore({"data": datasets["new"]}, texts * 2)
+        saving.restore_positions({"data": datasets["new"]}, texts * 2)
 
 
 def test_positions_that_are_not_json(tmp_path: pathlib.Path) -> None:

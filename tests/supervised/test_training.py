@@ -234,17 +234,20 @@ def test_in_memory_iterator_stands_where_training_left_it() -> None:
 
 def test_chunks_stay_within_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_data(64)
-    reader = chunks.ChunkReader([chunks.Stream(utils.make_batch_iterator(data, 32))])
     row_bytes = 3 * 8 + 8 + 8 + 8  # x, y, data_index, weights
     monkeypatch.setattr(chunks, "MAX_BYTES", 5 * 32 * row_bytes)
-    chunk = reader.read(1, 50, 64)
-    assert chunk.num_steps == 4
-    assert chunk.batches[0].x.shape == (4, 32, 3)
     batches = utils.make_batch_iterator(data, 32)
     generic = chunks.ChunkReader([chunks.Stream(itertools.chain(batches))])
-    chunk = generic.read(1, 50, 64)
+    chunk = generic.read(1, 50)
     assert chunk.num_steps == 4
+    assert chunk.batches[0].x.shape == (4, 32, 3)
     assert batches.state()["position"] == 4 * 32
+    # Of data in memory a chunk holds the numbers of rows alone.
+    batches = utils.make_batch_iterator(data, 32)
+    chunk = chunks.ChunkReader([chunks.Stream(batches)]).read(1, 50)
+    assert chunk.batches[0].shape == (32, 32)
+    expected = utils.make_batch_iterator(data, 32).take(32)
+    np.testing.assert_allclose(chunk.data[0].x[chunk.batches[0]], expected.x, rtol=1e-6)
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="concerns CPU alone")

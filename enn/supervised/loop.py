@@ -1,0 +1,264 @@
+"""Many training steps in one dispatch, with the numbers of one step at a time."""
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import chex
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from enn import _sharding, base
+from enn.losses.base import LossFnArray
+from enn.networks.base import EnnArray
+from enn.supervised.chunks import Chunk
+
+PureLoss = Callable[[hk.Params, hk.State, Any, chex.PRNGKey], base.LossOutput]
+
+
+class TrainingState(NamedTuple):
+    """All that training changes, except for the random keys and the data."""
+
+    params: hk.Params
+    network_state: hk.State
+    opt_state: optax.OptState
+
+
+class NonFiniteError(FloatingPointError):
+    """A step had a loss, or made parameters, that are NaN or infinite.
+
+    Attributes:
+      step: the number of that step. The experiment is at the step before it, with the
+        last good parameters.
+    """
+
+    def __init__(self, step: int, reason: str):
+        super().__init__(
+            f"Step {step} {reason}. The experiment keeps its state after step "
+            f"{step - 1}; train(..., on_nonfinite='continue') carries on regardless."
+        )
+        self.step = step
+
+
+class Trained(NamedTuple):
+    """What a dispatch of training steps gives.
+
+    Attributes:
+      state: the state after the last step.
+      key: the random key after it.
+      metrics: for every loss, its metrics by name, each `[capacity, ...]`; only the
+        entries of steps that trained on this loss are filled, the others are 0.
+      finite: whether all losses, and the parameters after the last step, are finite.
+    """
+
+    state: TrainingState
+    key: chex.PRNGKey
+    metrics: list[dict[str, Any]]
+    finite: chex.Array
+
+
+def purify(enn: EnnArray, loss_fn: LossFnArray) -> PureLoss:
+    """Returns the loss of `enn` as a function `(params, state, batch, key)`.
+
+    Raises:
+      TypeError: for a loss at a single index.
+    """
+    if next(iter(inspect.signature(loss_fn).parameters), "") == "apply":
+        raise TypeError(
+            f"{loss_fn!r} is a loss at a single index: give the experiment "
+            "enn.losses.average_single_index_loss of it."
+        )
+
+    def pure_loss(
+        params: hk.Params, state: hk.State, batch: Any, key: chex.PRNGKey
+    ) -> base.LossOutput:
+        return loss_fn(enn, params, state, batch, key)
+
+    return pure_loss
+
+
+class TrainLoop:
+    """Updates of a training state, compiled; keeps nothing between calls.
+
+    Every update draws the next key and takes the next batch, in the order of steps
+    and, within a step, of losses.
+
+    >>> import jax, numpy as np, optax
+    >>> def loss(params, state, batch, key):
+    ...     return ((params["w"] - batch) ** 2).mean(), (state, {})
+    >>> optimizer = optax.sgd(0.5)
+    >>> params = {"w": np.float32(0)}
+    >>> state = TrainingState(params, {}, optimizer.init(params))
+    >>> chunk = Chunk(2, batches=[np.ones([4, 8], np.float32)])
+    >>> trained = TrainLoop([loss], optimizer).run(state, jax.random.key(0), chunk)
+    >>> float(trained.state.params["w"])
+    1.0
+    >>> trained.metrics[0]["loss"].tolist()
+    [1.0, 0.0, 0.0, 0.0]
+
+    Args:
+      losses: functions `(params, state, batch, key) -> (loss, (state, metrics))`.
+      optimizer: any optax transformation.
+      unrolled: whether each dispatch holds a single step, without a loop around it.
+      mesh: the devices that share the work; None for one.
+      shardings: of the training state on the mesh, leaf by leaf.
+    """
+
+    def __init__(
+        self,
+        losses: Sequence[PureLoss],
+        optimizer: optax.GradientTransformation,
+        *,
+        unrolled: bool = False,
+        mesh: jax.sharding.Mesh | None = None,
+        shardings: Any = None,
+    ):
+        self._mesh = mesh
+        # What is computed lies where it lay before: it is not compiled anew.
+        everywhere = _sharding.replicated(mesh)
+        self.compiled = jax.jit(
+            functools.partial(
+                _train_chunk,
+                # Each its own jit: finding the shapes of metrics traces it once.
+                [jax.jit(functools.partial(_update, f, optimizer)) for f in losses],
+                unrolled,
+            ),
+            out_shardings=mesh and (shardings, everywhere, everywhere, everywhere),
+        )
+
+    def run(
+        self,
+        state: TrainingState,
+        key: chex.PRNGKey,
+        chunk: Chunk,
+        first: int = 0,
+        last: int | None = None,
+    ) -> Trained:
+        """Trains on the steps `first` to `last`, exclusive, of a chunk; all of them
+        by default."""
+        last = chunk.num_steps if last is None else last
+        key = _sharding.put_everywhere(self._mesh, key)
+        batches = [_sharding.put_rows(self._mesh, b, axis=1) for b in chunk.batches]
+        with _sharding.on_mesh(self._mesh):
+            args = state, key, chunk.data, batches, chunk.slots, first, last
+            return Trained(*self.compiled(*args))
+
+    def run_while_finite(
+        self, state: TrainingState, key: chex.PRNGKey, chunk: Chunk
+    ) -> tuple[int, TrainingState, chex.PRNGKey, str]:
+        """Repeats a chunk that is not finite up to its first bad step.
+
+        One step at a time, which takes about as long as the chunk took. A check inside
+        the loop passes over all parameters: that costs every step up to 7 %.
+
+        Returns:
+          The number of good steps, the state and key after them, and what is wrong
+          with the step that follows.
+        """
+        i, trained = 0, self.run(state, key, chunk, 0, 1)
+        while trained.finite and i + 1 < chunk.num_steps:
+            state, key, i = trained.state, trained.key, i + 1
+            trained = self.run(state, key, chunk, i, i + 1)
+        losses = [metrics["loss"][i] for metrics in trained.metrics if metrics]
+        if np.isfinite(losses).all():
+            return i, state, key, "made parameters that are NaN or infinite"
+        return i, state, key, "has a loss that is NaN or infinite"
+
+
+def _train_chunk(
+    updates: Sequence[Callable[..., Any]],
+    unrolled: bool,
+    state: TrainingState,
+    key: chex.PRNGKey,
+    data: list[Any],
+    batches: list[Any],
+    slots: list[Any],
+    first: chex.Array,
+    last: chex.Array,
+) -> tuple[TrainingState, chex.PRNGKey, list[dict[str, chex.Array]], chex.Array]:
+    def batch_of(t: int, slot: chex.Array | int) -> Any:
+        batch = jax.tree.map(lambda leaf: leaf[slot], batches[t])
+        if data[t] is None:
+            return batch
+        return jax.tree.map(
+            lambda leaf: leaf.at[batch].get(mode="promise_in_bounds"), data[t]
+        )
+
+    def step(i: chex.Array | int, carry: Any) -> Any:
+        state, key, metrics = carry
+        metrics = list(metrics)
+        for t, update in enumerate(updates):
+            if batches[t] is None:
+                continue
+            slot = i if slots[t] is None else slots[t][i]
+
+            def train(
+                state: TrainingState,
+                key: chex.PRNGKey,
+                metrics: dict[str, jax.Array],
+                update: Callable[..., Any] = update,
+                t: int = t,
+                slot: chex.Array | int = slot,
+            ) -> Any:
+                key, subkey = jax.random.split(key)
+                state, new = update(state, batch_of(t, slot), subkey)
+                return state, key, {k: metrics[k].at[i].set(new[k]) for k in metrics}
+
+            operands = (state, key, metrics[t])
+            if slots[t] is None:
+                state, key, metrics[t] = train(*operands)
+            else:
+                state, key, metrics[t] = jax.lax.cond(
+                    slot >= 0, train, lambda *unchanged: unchanged, *operands
+                )
+        return state, key, metrics
+
+    def buffer(t: int, update: Callable[..., Any]) -> dict[str, chex.Array]:
+        if batches[t] is None:
+            return {}
+        _, metrics = jax.eval_shape(
+            update, state, jax.eval_shape(functools.partial(batch_of, t), 0), key
+        )
+        capacity = len(jax.tree.leaves(batches[t])[0])
+        return {
+            name: jnp.zeros((capacity, *value.shape), value.dtype)
+            for name, value in metrics.items()
+        }
+
+    carry = (state, key, [buffer(t, update) for t, update in enumerate(updates)])
+    if unrolled:
+        carry = step(first, carry)
+    else:
+        carry = jax.lax.fori_loop(first, last, step, carry)
+    state, key, metrics = carry
+    losses = [m["loss"] for m in metrics if m]
+    return state, key, metrics, _all_finite((state.params, losses))
+
+
+def _update(
+    pure_loss: PureLoss,
+    optimizer: optax.GradientTransformation,
+    state: TrainingState,
+    batch: Any,
+    key: chex.PRNGKey,
+) -> tuple[TrainingState, dict[str, chex.Array]]:
+    """One step of stochastic gradient descent; the loss is the one before it."""
+    value_and_grad = jax.value_and_grad(pure_loss, has_aux=True)
+    (loss, (network_state, metrics)), grads = value_and_grad(
+        state.params, state.network_state, batch, key
+    )
+    network_state = jax.tree.map(
+        lambda new, old: jnp.asarray(new, old.dtype), network_state, state.network_state
+    )
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params: Any = optax.apply_updates(state.params, updates)
+    return TrainingState(params, network_state, opt_state), {**metrics, "loss": loss}
+
+
+def _all_finite(tree: Any) -> chex.Array:
+    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
+    return jnp.array(finite, bool).all()
