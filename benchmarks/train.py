@@ -7,9 +7,13 @@
 - `scan, all members`: the same, but every member runs once a step and outputs are
   picked: the fastest way to write it where indices are as many as members.
 - `step at a time`: one dispatch a step, priors chosen by `jax.lax.switch`.
+
+Then a sweep of fifty small experiments over seeds, which share their network, loss and
+optimiser and so compile once, beside experiments that each make their own.
 """
 
 import argparse
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -146,9 +150,14 @@ def compare(case: dict[str, Any], repeats: int) -> None:
 
     enn = networks.MLPEnsembleMatchedPrior(case["sizes"], num_ensemble=case["members"])
     loss_fn = losses.average_single_index_loss(case["single_loss"], case["samples"])
-    experiment = supervised.Experiment(
-        enn, loss_fn, OPTIMIZER, batches(), logger=MemoryLogger()
-    )
+    first_steps = []
+    for seed in range(2):
+        started = time.perf_counter()
+        experiment = supervised.Experiment(
+            enn, loss_fn, OPTIMIZER, batches(), seed, MemoryLogger()
+        )
+        experiment.train(1)
+        first_steps.append(time.perf_counter() - started)
     experiment.train(3 * steps)  # Settle how many steps go into a dispatch.
 
     stacked = batches().take(steps)
@@ -195,6 +204,42 @@ def compare(case: dict[str, Any], repeats: int) -> None:
     print(f"{'loop':20} {'steps/s':>10} {'enn is':>9}")
     for name, value in seconds.items():
         print(f"{name:20} {steps / value:10.0f} {value / seconds['enn']:8.2f}x")
+    first, second = first_steps
+    print(
+        f"an experiment and its first step: {first:.2f} s, the second: {second:.3f} s"
+    )
+
+
+def sweep(num_experiments: int = 50, num_alone: int = 5) -> None:
+    """Times experiments of 100 steps on 100 rows, over seeds."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(100, 3)), rng.normal(size=(100, 1))
+    data = datasets.ArrayBatch(x=x, y=y)
+
+    def make_parts() -> Any:
+        enn = networks.MLPEnsembleMatchedPrior([50, 50, 1], num_ensemble=10)
+        loss_fn = losses.average_single_index_loss(losses.L2Loss(), 10)
+        return enn, loss_fn, optax.adam(1e-3)
+
+    def run(seed: int, parts: Any) -> None:
+        dataset = utils.make_batch_iterator(data, 50, seed)
+        logger = MemoryLogger()
+        supervised.Experiment(*parts, dataset, seed, logger).train(100)
+
+    run(0, make_parts())  # Compiles what all experiments share in any case.
+    started = time.perf_counter()
+    for seed in range(num_alone):
+        run(seed, make_parts())
+    alone = (time.perf_counter() - started) / num_alone * num_experiments
+    started = time.perf_counter()
+    parts = make_parts()
+    for seed in range(num_experiments):
+        run(seed, parts)
+    shared = time.perf_counter() - started
+    print(
+        f"\nsweep of {num_experiments}, with shared objects: {shared:.1f} s, "
+        f"with their own ({num_alone} timed): {alone:.1f} s, {alone / shared:.0f}x"
+    )
 
 
 def main() -> None:
@@ -204,6 +249,7 @@ def main() -> None:
     print(f"jax {jax.__version__}, haiku {hk.__version__}, {jax.devices()}")
     for case in (regression(), digits()):
         compare(case, args.repeats)
+    sweep()
 
 
 if __name__ == "__main__":

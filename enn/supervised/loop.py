@@ -16,6 +16,7 @@ from enn import _sharding, base
 from enn.losses.base import LossFnArray
 from enn.networks.base import EnnArray
 from enn.supervised.chunks import Chunk
+from enn.supervised.programs import shared
 
 PureLoss = Callable[[hk.Params, hk.State, Any, chex.PRNGKey], base.LossOutput]
 
@@ -61,6 +62,7 @@ class Trained(NamedTuple):
     finite: chex.Array
 
 
+@shared
 def purify(enn: EnnArray, loss_fn: LossFnArray) -> PureLoss:
     """Returns the loss of `enn` as a function `(params, state, batch, key)`.
 
@@ -105,14 +107,13 @@ class TrainLoop:
       optimizer: any optax transformation.
       unrolled: whether each dispatch holds a single step, without a loop around it.
       mesh: the devices that share the work; None for one.
-      shardings: of the training state on the mesh, leaf by leaf.
+      shardings: structure of the training state, and the shardings of its leaves.
     """
 
     def __init__(
         self,
         losses: Sequence[PureLoss],
         optimizer: optax.GradientTransformation,
-        *,
         unrolled: bool = False,
         mesh: jax.sharding.Mesh | None = None,
         shardings: Any = None,
@@ -127,7 +128,8 @@ class TrainLoop:
                 [jax.jit(functools.partial(_update, f, optimizer)) for f in losses],
                 unrolled,
             ),
-            out_shardings=mesh and (shardings, everywhere, everywhere, everywhere),
+            out_shardings=shardings
+            and (jax.tree.unflatten(*shardings), everywhere, everywhere, everywhere),
         )
 
     def run(
@@ -167,6 +169,9 @@ class TrainLoop:
         if np.isfinite(losses).all():
             return i, state, key, "made parameters that are NaN or infinite"
         return i, state, key, "has a loss that is NaN or infinite"
+
+
+shared_loop = shared(TrainLoop)
 
 
 def _train_chunk(

@@ -15,6 +15,7 @@ from enn import _sharding, loggers
 from enn.datasets.base import ArrayBatchIterator
 from enn.losses.base import LossFnArray
 from enn.networks.base import EnnArray, Output
+from enn.supervised import programs
 from enn.supervised.base import BaseExperiment
 from enn.supervised.loop import PureLoss, TrainingState, purify
 from enn.supervised.training import (
@@ -116,11 +117,7 @@ class MultilossExperiment(BaseExperiment):
         ]
         evaluate = None
         if eval_datasets:
-            everywhere = _sharding.replicated(_sharding.check_mesh(mesh))
-            eval_losses = [
-                jax.jit(t.pure_loss, out_shardings=everywhere) for t in pure_trainers
-            ]
-            evaluate = functools.partial(_evaluate, eval_datasets, eval_losses)
+            evaluate = functools.partial(_evaluate, eval_datasets)
         self._run = TrainingRun(
             enn,
             pure_trainers,
@@ -176,17 +173,13 @@ class MultilossExperiment(BaseExperiment):
 
 
 def _evaluate(
-    datasets: Mapping[str, ArrayBatchIterator],
-    eval_losses: Sequence[Callable[..., Any]],
-    run: TrainingRun,
+    datasets: Mapping[str, ArrayBatchIterator], run: TrainingRun
 ) -> Iterator[dict[str, Any]]:
     """Yields every loss on a batch of its own from every data set."""
     for name, dataset in datasets.items():
-        for trainer, eval_loss in zip(run.trainers, eval_losses, strict=True):
+        for trainer in run.trainers:
             batch = _sharding.put_rows(run.mesh, next_eval_batch(name, dataset))
-            params, network_state, _ = run.state
+            eval_loss = programs.loss(trainer.pure_loss, run.mesh)
             with _sharding.on_mesh(run.mesh):
-                loss, (_, metrics) = eval_loss(
-                    params, network_state, batch, next(run.rng)
-                )
+                loss, metrics = eval_loss(run.state, batch, next(run.rng))
             yield {**metrics, "dataset": name, "loss": loss, **trainer.labels}

@@ -15,9 +15,8 @@ import optax
 from enn import _checks, _sharding, loggers, metrics
 from enn.datasets.base import ArrayBatchIterator
 from enn.losses.base import LossFnArray
-from enn.networks import forwarders
 from enn.networks.base import EnnArray, Output
-from enn.networks.indexers import draw_indices
+from enn.supervised import programs
 from enn.supervised.base import BaseExperiment
 from enn.supervised.loop import TrainingState, purify
 from enn.supervised.training import OfRun, Trainer, TrainingRun, next_eval_batch
@@ -36,6 +35,12 @@ class Experiment(BaseExperiment):
     `enn.init`, then one for each update and one for each data set evaluated. Numbers
     follow the original `enn`: evaluation draws from the same sequence, so that
     `eval_log_freq` changes training.
+
+    Experiments that are given the same objects `enn`, `loss_fn` and `optimizer`, and
+    batches of the same shapes, share their compiled programs: a sweep over seeds
+    compiles once, whatever the numbers of steps. As with any `jax.jit`, a network or
+    loss that reads a variable of Python keeps the value from when it was compiled; to
+    have another one, make the network or loss anew.
 
     A `jax.sharding.Mesh` of devices trains with the result of one device. Its axes are
     `data`, over which the rows of every batch are sharded, for training and for
@@ -124,7 +129,9 @@ class Experiment(BaseExperiment):
                 _evaluate,
                 eval_datasets,
                 eval_metrics,
-                _make_forward(enn, eval_enn_samples, mesh),
+                programs.predict_many(
+                    enn, eval_enn_samples, _sharding.check_mesh(mesh)
+                ),
             )
         self._run = TrainingRun(
             enn,
@@ -229,23 +236,6 @@ class Experiment(BaseExperiment):
             data cannot go to where they were.
         """
         self._run.restore(path, step, data)
-
-
-def _make_forward(
-    enn: EnnArray, num_samples: int, mesh: jax.sharding.Mesh | None
-) -> Callable[..., chex.Array]:
-    @functools.partial(
-        jax.jit, out_shardings=_sharding.replicated(_sharding.check_mesh(mesh))
-    )
-    def forward(
-        state: TrainingState, inputs: chex.Array, key: chex.PRNGKey
-    ) -> chex.Array:
-        indices = draw_indices(enn.indexer, key, num_samples)
-        return forwarders.predict_at_indices(
-            enn, state.params, state.network_state, inputs, indices
-        )
-
-    return forward
 
 
 def _evaluate(

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import os
 import pathlib
 import signal
@@ -22,13 +21,14 @@ from enn import _checks, _sharding
 from enn import loggers as enn_loggers
 from enn.datasets.base import ArrayBatch
 from enn.networks.base import EnnArray, EnnNoState, Output
+from enn.supervised import programs
 from enn.supervised.chunks import MAX_STEPS, Chunk, ChunkReader, Stream, agree
 from enn.supervised.loop import (
     NonFiniteError,
     PureLoss,
     Trained,
     TrainingState,
-    TrainLoop,
+    shared_loop,
 )
 from enn.supervised.saving import Saves
 
@@ -157,12 +157,12 @@ class TrainingRun:
                 step_bytes += self._check_loss(trainer.pure_loss, sample)
 
         unrolled = _is_slow_in_a_loop(enn, params, network_state, inputs, index)
-        self.loop = TrainLoop(
-            [trainer.pure_loss for trainer in trainers],
+        self.loop = shared_loop(
+            tuple(trainer.pure_loss for trainer in trainers),
             optimizer,
-            unrolled=unrolled,
-            mesh=self.mesh,
-            shardings=self.mesh and jax.tree.map(lambda a: a.sharding, self.state),
+            unrolled,
+            self.mesh,
+            self.mesh and _shardings(self.state),
         )
         self._reader = ChunkReader(
             [
@@ -182,21 +182,8 @@ class TrainingRun:
         evaluated = {f"evaluation data set {n!r}": d for n, d in eval_datasets.items()}
         self._saves = Saves(trained | evaluated)
 
-        compiled = functools.partial(
-            jax.jit, out_shardings=_sharding.replicated(self.mesh)
-        )
-
-        @compiled
-        def predict(state: TrainingState, inputs: Any, key: chex.PRNGKey) -> Output:
-            index = enn.indexer(key)
-            return enn.apply(state.params, state.network_state, inputs, index)[0]
-
-        @compiled
-        def loss(state: TrainingState, batch: Any, key: chex.PRNGKey) -> chex.Array:
-            pure_loss = trainers[0].pure_loss
-            return pure_loss(state.params, state.network_state, batch, key)[0]
-
-        self._predict, self._loss = predict, loss
+        self._predict = programs.predict(enn, self.mesh)
+        self._loss = programs.loss(trainers[0].pure_loss, self.mesh)
 
     def predict(self, inputs: chex.Array, key: chex.PRNGKey) -> Output:
         """Returns the network's output at `inputs`, at the index drawn with `key`."""
@@ -207,7 +194,7 @@ class TrainingRun:
         """Returns the (first) loss on `batch`."""
         batch = _sharding.put_rows(self.mesh, batch)
         with _sharding.on_mesh(self.mesh):
-            return self._loss(self.state, batch, key)
+            return self._loss(self.state, batch, key)[0]
 
     def save(self, path: str | os.PathLike[str], keep: int) -> None:
         """Saves; see `Experiment.save`."""
@@ -488,6 +475,11 @@ def next_eval_batch(name: str, dataset: Iterator[Any]) -> Any:
             f"The evaluation data set {name!r} has ended. Evaluation data must be "
             "endless, such as itertools.cycle of its batches."
         ) from None
+
+
+def _shardings(tree: Any) -> tuple[Any, tuple[jax.sharding.Sharding, ...]]:
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple(leaf.sharding for leaf in leaves)
 
 
 def _is_slow_in_a_loop(enn: EnnArray, *args: Any) -> bool:
