@@ -20,8 +20,9 @@ import jax.numpy as jnp
 from _timing import median_seconds
 
 from enn import networks
-from enn.networks import forwarders, index_map
-from enn.networks.epinet.checkpoint import EnnCheckpoint
+from enn.networks import forwarders
+from enn.networks.checkpoints import EnnCheckpoint
+from enn.networks.many_indices import index_map
 
 
 class Case(NamedTuple):

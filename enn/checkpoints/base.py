@@ -1,5 +1,5 @@
 """Checkpoints of networks."""
 
-from enn.networks.epinet.checkpoint import EnnCheckpoint, EnnCtor, ParamsStateLoadFn
+from enn.networks.checkpoints import EnnCheckpoint, EnnCtor, ParamsStateLoadFn
 
 __all__ = ["EnnCheckpoint", "EnnCtor", "ParamsStateLoadFn"]

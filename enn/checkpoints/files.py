@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from enn.checkpoints import downloads
 from enn.checkpoints.unpickling import UnsafePickleError, load_arrays
-from enn.networks.epinet.checkpoint import ParamsStateLoadFn
+from enn.networks.checkpoints import ParamsStateLoadFn
 
 URL_PATH = "https://storage.googleapis.com/dm-enn"
 

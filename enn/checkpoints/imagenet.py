@@ -7,7 +7,8 @@ import functools
 
 from enn.checkpoints.published import PublishedResNets
 from enn.datasets.imagenet import Imagenet
-from enn.networks.epinet.checkpoint import EnnCheckpoint, EpinetCheckpoint
+from enn.networks.checkpoints import EnnCheckpoint
+from enn.networks.epinet.checkpoint import EpinetCheckpoint
 from enn.networks.epinet.priors import make_imagenet_conv_prior
 
 _PUBLISHED = PublishedResNets(

@@ -15,7 +15,8 @@ import numpy as np
 from enn.checkpoints.files import init_from_file
 from enn.checkpoints.tree_check import check_shapes
 from enn.datasets.base import Dataset
-from enn.networks.epinet.checkpoint import EnnCheckpoint, EpinetCheckpoint
+from enn.networks.checkpoints import EnnCheckpoint
+from enn.networks.epinet.checkpoint import EpinetCheckpoint
 from enn.networks.epinet.last_layer import MLPEpinetWithPrior
 from enn.networks.epinet.resnet import (
     PriorFnCtor,
@@ -23,7 +24,7 @@ from enn.networks.epinet.resnet import (
     make_checkpoint_from_config,
 )
 from enn.networks.resnet.base import EnsembleResNetENN
-from enn.networks.resnet.config import CanonicalResNets, ResNetConfig
+from enn.networks.resnet.lib import CanonicalResNets, ResNetConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,11 +16,12 @@ import jax.numpy as jnp
 
 from enn import _checks, base
 from enn.networks.base import OutputWithPrior
-from enn.networks.epinet.checkpoint import EnnCheckpoint, EpinetCheckpoint
+from enn.networks.checkpoints import EnnCheckpoint
+from enn.networks.epinet.checkpoint import EpinetCheckpoint
 from enn.networks.forwarders import predict_at_indices
-from enn.networks.index_map import map_indices
 from enn.networks.indexers import draw_indices
-from enn.networks.outputs import parse_net_output
+from enn.networks.many_indices.index_map import map_indices
+from enn.networks.utils import parse_net_output
 
 _Sample = Callable[[Any, chex.Array, chex.PRNGKey], chex.Array]
 """Variables, inputs and a key -> logits `[num_enn_samples, batch, num_classes]`."""

@@ -19,7 +19,7 @@ from enn.datasets.base import ArrayBatch
 from enn.networks import base as networks_base
 from enn.networks.base import ApplyArray, ApplyNoState, EnnArray, EnnNoState
 from enn.networks.indexers import make_batch_indexer
-from enn.networks.no_state import (
+from enn.networks.utils import (
     wrap_apply_no_state_as_apply,
     wrap_enn_as_enn_no_state,
     wrap_enn_no_state_as_enn,

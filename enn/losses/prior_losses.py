@@ -29,8 +29,7 @@ from enn.networks.base import (
     extra_output,
 )
 from enn.networks.indexers import make_batch_indexer
-from enn.networks.no_state import wrap_enn_no_state_as_enn
-from enn.networks.outputs import parse_net_output
+from enn.networks.utils import parse_net_output, wrap_enn_no_state_as_enn
 
 
 @runtime_checkable

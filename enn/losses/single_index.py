@@ -25,7 +25,7 @@ from enn.losses.base import (
     wrap_single_loss_as_single_loss_no_state,
 )
 from enn.networks.base import ApplyArray, Output, OutputWithPrior
-from enn.networks.outputs import parse_net_output
+from enn.networks.utils import parse_net_output
 
 __all__ = [
     "AccuracyErrorLoss",

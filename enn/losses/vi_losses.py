@@ -23,7 +23,7 @@ from enn.losses.single_index import (
     label_cross_entropy,
 )
 from enn.networks.base import Output, extra_output
-from enn.networks.outputs import parse_net_output
+from enn.networks.utils import parse_net_output
 
 
 def get_awgn_loglike_fn(sigma_w: float) -> LogLikelihoodFn:

@@ -1,6 +1,10 @@
 """Epistemic networks, and the pieces to build them from."""
 
 from enn.networks import epinet
+from enn.networks.adapters.from_equinox import from_equinox
+from enn.networks.adapters.from_flax import from_flax
+from enn.networks.adapters.from_nnx import from_nnx
+from enn.networks.adapters.from_samples import from_samples
 from enn.networks.base import (
     ApplyArray,
     ApplyNoState,
@@ -36,10 +40,6 @@ from enn.networks.ensembles import (
     make_mlp_ensemble_prior_fns,
 )
 from enn.networks.forwarders import EnnBatchFwd, make_batch_fwd, predict_at_indices
-from enn.networks.from_equinox import from_equinox
-from enn.networks.from_flax import from_flax
-from enn.networks.from_nnx import from_nnx
-from enn.networks.from_samples import from_samples
 from enn.networks.gaussian_enn import GaussianNoiseEnn, GaussianNoiseMLP
 from enn.networks.hypermodels import (
     MLPHypermodel,
@@ -59,7 +59,6 @@ from enn.networks.indexers import (
 )
 from enn.networks.lenet import EnsembleLeNet5ENN, LeNet5
 from enn.networks.mlp import ExposedMLP, ProjectedMLP
-from enn.networks.prior_mask import is_trainable, trainable_mask
 from enn.networks.priors import (
     EnnNoStateWithAdditivePrior,
     EnnWithAdditivePrior,
@@ -67,8 +66,10 @@ from enn.networks.priors import (
     PriorFn,
     convert_enn_to_prior_fn,
     get_random_mlp_with_index,
+    is_trainable,
     make_null_prior,
     make_random_feat_gp,
+    trainable_mask,
 )
 from enn.networks.resnet.base import EnsembleResNetENN, resnet_model
 from enn.networks.resnet.lib import (
@@ -80,7 +81,6 @@ from enn.networks.resnet.lib import (
     ResNetConfig,
 )
 from enn.networks.resnet.priors import ResnetCnnPrior, ResnetMlpPrior
-from enn.networks.stochastic import wrap_stochastic_fn_as_enn
 from enn.networks.utils import (
     epistemic_network_from_module,
     make_centered_enn,
@@ -93,6 +93,7 @@ from enn.networks.utils import (
     wrap_enn_no_state_as_enn,
     wrap_init_no_state_as_init,
     wrap_net_fn_as_enn,
+    wrap_stochastic_fn_as_enn,
     wrap_transformed_as_enn,
     wrap_transformed_as_enn_no_state,
 )

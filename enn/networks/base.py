@@ -2,7 +2,6 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import chex
@@ -14,6 +13,8 @@ import numpy as np
 from enn import base
 
 _NO_PRIOR = np.zeros(1)
+
+
 _NO_EXTRA: dict[str, chex.Array] = {}
 
 
@@ -79,11 +80,12 @@ def extra_output(net_out: Any, name: str) -> Any:
 
 
 ApplyArray = base.ApplyFn[chex.Array, Output]
-InitArray = base.InitFn[chex.Array]
-EnnArray = base.EpistemicNetwork[chex.Array, Output]
 
-PriorFn = Callable[[chex.Array, base.Index], chex.Array]
-"""A fixed function `(inputs, index) -> [batch, num_outputs]`."""
+
+InitArray = base.InitFn[chex.Array]
+
+
+EnnArray = base.EpistemicNetwork[chex.Array, Output]
 
 
 @runtime_checkable

@@ -7,9 +7,9 @@ import haiku as hk
 import jax
 
 from enn.networks.base import EnnArray
-from enn.networks.hyper_network import hypermodel_module, tempered_mlp
+from enn.networks.hypermodels import hypermodel_module, tempered_mlp
 from enn.networks.indexers import GaussianIndexer
-from enn.networks.wrappers import epistemic_network_from_module
+from enn.networks.utils import epistemic_network_from_module
 
 
 def make_bbb_enn(

@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from enn import _checks
-from enn.networks import mlp_priors
-from enn.networks.additive_priors import EnnWithAdditivePrior
+from enn.networks import ensembles
 from enn.networks.base import OutputWithPrior
-from enn.networks.ensembles import EnsembleWithState
-from enn.networks.flat_inputs import flat_inputs
-from enn.networks.gp_priors import GpGamma, make_random_gp_ensemble_prior_fns
-from enn.networks.layer_sizes import layer_sizes
-from enn.networks.prior_choice import combine_functions_choice_via_index
+from enn.networks.ensembles import (
+    EnsembleWithState,
+    combine_functions_choice_via_index,
+    make_random_gp_ensemble_prior_fns,
+)
+from enn.networks.inputs import flat_batch, layer_sizes
+from enn.networks.priors import EnnWithAdditivePrior, GpGamma
 
 
 class CatOutputWithPrior(OutputWithPrior):
@@ -72,8 +72,7 @@ class CategoricalRegressionMLP(hk.Module):
 
     def __call__(self, inputs: chex.Array) -> OutputWithPrior:
         """Returns a `CatOutputWithPrior` of `[batch, num_outputs, num_atoms]`."""
-        flat = flat_inputs(inputs)
-        _checks.shape("inputs", flat, (None, None), "[batch, ...]")
+        flat = flat_batch(inputs)
         num_atoms = len(self.atoms)
         net = hk.nets.MLP([*self.output_sizes[:-1], self.dim_out * num_atoms])
         logits = jnp.reshape(net(flat), (-1, self.dim_out, num_atoms))
@@ -170,7 +169,7 @@ class CatMLPEnsembleMlpPrior(EnnWithAdditivePrior):
         seed: int = 0,
     ):
         enn = CatMLPEnsemble(output_sizes, atoms, num_ensemble)
-        priors = mlp_priors.MLPPriors(output_sizes, num_ensemble, seed)
+        priors = ensembles.MLPPriors(output_sizes, num_ensemble, seed)
         priors.params_for(dummy_input)
         super().__init__(enn, priors, prior_scale)
 

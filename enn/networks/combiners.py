@@ -9,10 +9,9 @@ import jax
 
 from enn import _checks, base
 from enn.networks.forwarders import EnnBatchFwd, compile_forward
-from enn.networks.index_map import map_indices
 from enn.networks.indexers import check_key
-from enn.networks.module_trees import merge_modules
-from enn.networks.outputs import parse_net_output
+from enn.networks.many_indices.index_map import map_indices
+from enn.networks.utils import merge_modules, parse_net_output
 
 HeadInput = TypeVar("HeadInput")
 BaseOutput = TypeVar("BaseOutput")
@@ -98,7 +97,7 @@ def make_optimized_forward(
       parse_base_network: base output -> input of the head; the predictions by default.
       independent_keys: as given to `combine_naive_enn`.
       batch_z: how many indices to evaluate at once, see
-        `enn.networks.index_map.map_indices`.
+        `enn.networks.many_indices.index_map.map_indices`.
       mesh: devices to share the work, see `enn.networks.forwarders.compile_forward`.
 
     Raises:

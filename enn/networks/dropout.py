@@ -12,10 +12,9 @@ import numpy as np
 
 from enn import _checks, base
 from enn.networks.base import EnnArray
-from enn.networks.flat_inputs import flat_inputs
 from enn.networks.indexers import PrngIndexer, check_key
 from enn.networks.init_once import init_once
-from enn.networks.layer_sizes import layer_sizes
+from enn.networks.inputs import flat_batch, layer_sizes
 
 
 def cummulative_sum(x: Sequence[int]) -> list[int]:
@@ -92,8 +91,7 @@ class MLPDropoutENN(EnnArray):
         _check_rate(dropout_rate)
 
         def forward(inputs: chex.Array, index: base.Index) -> chex.Array:
-            out = flat_inputs(inputs)
-            _checks.shape("inputs", out, (None, None), "[batch, ...]")
+            out = flat_batch(inputs)
             check_key(index)
             input_size = out.shape[-1]
             first_b_init = b_init

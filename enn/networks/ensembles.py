@@ -4,34 +4,27 @@ Parameters and state of all members are stacked along the first axis of every le
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import chex
 import haiku as hk
 import jax
+import jax.numpy as jnp
 
 from enn import _checks, base
-from enn.networks import members, mlp_priors, no_state
-from enn.networks.additive_priors import EnnWithAdditivePrior
 from enn.networks.base import EnnArray, EnnNoState, Output
-from enn.networks.gp_priors import make_random_gp_ensemble_prior_fns
 from enn.networks.indexers import EnsembleIndexer
 from enn.networks.init_once import init_once
-from enn.networks.mlp_priors import make_mlp_ensemble_prior_fns
-from enn.networks.prior_choice import (
-    combine_functions_choice_via_index,
-    combine_functions_linear_in_index,
+from enn.networks.inputs import flat_inputs
+from enn.networks.many_indices import members
+from enn.networks.mlp import transformed_mlp
+from enn.networks.priors import (
+    EnnWithAdditivePrior,
+    GpGamma,
+    PriorFn,
+    make_random_feat_gp,
 )
-
-__all__ = [
-    "Ensemble",
-    "EnsembleWithState",
-    "MLPEnsembleMatchedPrior",
-    "combine_functions_choice_via_index",
-    "combine_functions_linear_in_index",
-    "make_mlp_ensemble_prior_fns",
-    "make_random_gp_ensemble_prior_fns",
-]
+from enn.networks.utils import wrap_enn_as_enn_no_state
 
 
 class EnsembleWithState(EnnArray):
@@ -48,8 +41,8 @@ class EnsembleWithState(EnnArray):
 
     Raises:
       ValueError: if `num_ensemble` is no integer >= 1; by `apply` for an index out
-        of range, see `enn.networks.members`, and for parameters of another number of
-        members.
+        of range, see `enn.networks.many_indices.members`, and for parameters of
+        another number of members.
     """
 
     def __init__(self, model: hk.TransformedWithState, num_ensemble: int):
@@ -91,9 +84,7 @@ class Ensemble(EnnNoState):
         self.model = model
         self.num_ensemble = num_ensemble
         with_state = hk.with_empty_state(model)
-        enn = no_state.wrap_enn_as_enn_no_state(
-            EnsembleWithState(with_state, num_ensemble)
-        )
+        enn = wrap_enn_as_enn_no_state(EnsembleWithState(with_state, num_ensemble))
         init = functools.partial(init_once, enn.init)
         super().__init__(enn.apply, init, enn.indexer)
 
@@ -135,9 +126,9 @@ class MLPEnsembleMatchedPrior(EnnWithAdditivePrior):
         b_init: hk.initializers.Initializer | None = None,
     ):
         num_members = _checks.positive_int("num_ensemble", num_ensemble)
-        model = mlp_priors.transformed_mlp(output_sizes, w_init, b_init)
+        model = transformed_mlp(output_sizes, w_init, b_init)
         ensemble = EnsembleWithState(hk.with_empty_state(model), num_members)
-        priors = mlp_priors.MLPPriors(output_sizes, num_members, seed)
+        priors = MLPPriors(output_sizes, num_members, seed)
         if dummy_input is not None:
             priors.params_for(dummy_input)
 
@@ -150,3 +141,164 @@ class MLPEnsembleMatchedPrior(EnnWithAdditivePrior):
 
         sized = EnnArray(ensemble.apply, init, ensemble.indexer)
         super().__init__(sized, priors, prior_scale)
+
+
+def combine_functions_choice_via_index(
+    prior_fns: Sequence[Callable[[chex.Array], chex.Array]],
+) -> PriorFn:
+    """Returns `(x, z) -> prior_fns[z](x)` for an integer index z.
+
+    Under `jax.vmap` over z every function is evaluated once, not once for every
+    index.
+
+    Args:
+      prior_fns: functions `[batch, ...] -> [batch, num_outputs]` of equal outputs.
+
+    Raises:
+      ValueError: if `prior_fns` is empty; by the result for an index out of range,
+        see `enn.networks.many_indices.members`.
+    """
+    fns = _non_empty(prior_fns)
+
+    def prior_fn(inputs: chex.Array, index: base.Index) -> chex.Array:
+        return members.apply_choice(fns, inputs, index)
+
+    return prior_fn
+
+
+def combine_functions_linear_in_index(
+    prior_fns: Sequence[Callable[[chex.Array], chex.Array]],
+) -> PriorFn:
+    """Returns `(x, z) -> Σ_n z_n prior_fns[n](x)` for an index `[len(prior_fns)]`.
+
+    The functions do not depend on z: under `jax.vmap` over z each is evaluated once.
+
+    Args:
+      prior_fns: functions `[batch, ...] -> [batch, num_outputs]` of equal outputs.
+
+    Raises:
+      ValueError: if `prior_fns` is empty; by the result for an index of another
+        shape.
+    """
+    fns = _non_empty(prior_fns)
+
+    @jax.jit
+    def combine(inputs: chex.Array, index: base.Index) -> chex.Array:
+        values = jnp.stack([fn(inputs) for fn in fns], axis=-1)
+        return values @ jnp.asarray(index)
+
+    def prior_fn(inputs: chex.Array, index: base.Index) -> chex.Array:
+        _checks.shape("index", index, (len(fns),), f"[{len(fns)}]")
+        return combine(inputs, index)
+
+    return prior_fn
+
+
+def _non_empty(
+    prior_fns: Sequence[Callable[[chex.Array], chex.Array]],
+) -> tuple[Callable[[chex.Array], chex.Array], ...]:
+    if not prior_fns:
+        raise ValueError("prior_fns must hold at least one function.")
+    return tuple(prior_fns)
+
+
+@functools.lru_cache(maxsize=16)
+def _init_members(
+    output_sizes: tuple[int, ...],
+    w_init: hk.initializers.Initializer | None,
+    b_init: hk.initializers.Initializer | None,
+) -> Callable[[chex.Array, chex.Array], hk.Params]:
+    """Returns `(keys, inputs) -> parameters`, the same function for the same settings.
+
+    So JAX compiles it once for all priors of an architecture.
+    """
+    init = transformed_mlp(output_sizes, w_init, b_init).init
+    return jax.vmap(init, in_axes=(0, None))
+
+
+class MLPPriors:
+    """Fixed MLPs with stacked parameters, drawn when the input shape is known.
+
+    Prior k has the parameters that an MLP gets from the k-th key of the sequence of
+    `seed`. They depend on the number of features, not on the values of the inputs.
+    """
+
+    def __init__(
+        self,
+        output_sizes: Sequence[int],
+        num_ensemble: int,
+        seed: int,
+        w_init: hk.initializers.Initializer | None = None,
+        b_init: hk.initializers.Initializer | None = None,
+    ):
+        self.num_ensemble = _checks.positive_int("num_ensemble", num_ensemble)
+        self._model = transformed_mlp(output_sizes, w_init, b_init)
+        self._init = _init_members(tuple(output_sizes), w_init, b_init)
+        self._seed = seed
+        self._num_features: int | None = None
+        self._params: hk.Params = {}
+
+    def params_for(self, inputs: chex.Array) -> hk.Params:
+        """Returns the stacked parameters, drawing them at the first call."""
+        flat = flat_inputs(inputs)
+        num_features = flat.shape[-1]
+        if self._num_features is None:
+            # Concrete values even where the first input seen is inside jax.jit.
+            with jax.ensure_compile_time_eval():
+                rng = hk.PRNGSequence(self._seed)
+                keys = jnp.stack([next(rng) for _ in range(self.num_ensemble)])
+                dummy = jnp.zeros((1, num_features), flat.dtype)
+                self._params = init_once(self._init, keys, dummy)
+            self._num_features = num_features
+        elif num_features != self._num_features:
+            raise ValueError(
+                "The prior functions were made for inputs of "
+                f"{self._num_features} features, got shape {list(jnp.shape(inputs))}."
+            )
+        return self._params
+
+    def __call__(self, inputs: chex.Array, index: base.Index) -> chex.Array:
+        """Returns the prior `index` at `inputs`, `[batch, num_outputs]`."""
+        params = self.params_for(inputs)
+        return members.apply_member(
+            self._model.apply, params, inputs, index, self.num_ensemble
+        )
+
+
+def make_mlp_ensemble_prior_fns(
+    output_sizes: Sequence[int],
+    dummy_input: chex.Array,
+    num_ensemble: int,
+    seed: int = 0,
+    w_init: hk.initializers.Initializer | None = None,
+    b_init: hk.initializers.Initializer | None = None,
+) -> Sequence[Callable[[chex.Array], chex.Array]]:
+    """Returns `num_ensemble` fixed random MLPs `[batch, ...] -> [batch, num_outputs]`.
+
+    Args:
+      output_sizes: width of every layer; the last is the number of outputs.
+      dummy_input: array shaped like an input batch.
+      num_ensemble: how many functions.
+      seed: seed of the parameters.
+      w_init: initialiser of the weights.
+      b_init: initialiser of the biases.
+    """
+    priors = MLPPriors(output_sizes, num_ensemble, seed, w_init, b_init)
+    priors.params_for(dummy_input)
+    return [functools.partial(priors, index=index) for index in range(num_ensemble)]
+
+
+def make_random_gp_ensemble_prior_fns(
+    input_dim: int,
+    output_dim: int,
+    num_feat: int,
+    gamma: GpGamma,
+    num_ensemble: int,
+    seed: int = 0,
+) -> Sequence[Callable[[chex.Array], chex.Array]]:
+    """Returns `num_ensemble` independent samples of `make_random_feat_gp`."""
+    rng = hk.PRNGSequence(seed)
+    return [
+        make_random_feat_gp(input_dim, output_dim, num_feat, next(rng), gamma)
+        for _ in range(_checks.positive_int("num_ensemble", num_ensemble))
+    ]

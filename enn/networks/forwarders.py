@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from enn import _checks, _sharding, base
-from enn.networks.index_map import map_indices
 from enn.networks.indexers import EnsembleIndexer, draw_indices
-from enn.networks.outputs import parse_net_output
+from enn.networks.many_indices.index_map import map_indices
+from enn.networks.utils import parse_net_output
 
 Input = TypeVar("Input", contravariant=True)
 

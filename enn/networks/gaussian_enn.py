@@ -8,8 +8,8 @@ import haiku as hk
 import jax
 
 from enn.networks.base import EnnArray, Output
-from enn.networks.layer_sizes import layer_sizes
-from enn.networks.stochastic import wrap_stochastic_fn_as_enn
+from enn.networks.inputs import layer_sizes
+from enn.networks.utils import wrap_stochastic_fn_as_enn
 
 
 def make_enn_creator(init_scale: float = 1.0) -> Callable[..., Any]:

@@ -8,16 +8,16 @@ import jax
 import jax.numpy as jnp
 
 from enn import _checks, base
-from enn.networks.additive_priors import EnnWithAdditivePrior
 from enn.networks.base import EnnArray, EpistemicModule, OutputWithPrior
-from enn.networks.flat_inputs import flat_inputs
-from enn.networks.gp_priors import GpGamma, make_random_gp_ensemble_prior_fns
+from enn.networks.ensembles import (
+    combine_functions_linear_in_index,
+    make_random_gp_ensemble_prior_fns,
+)
 from enn.networks.indexers import GaussianWithUnitIndexer
-from enn.networks.layer_sizes import layer_sizes
-from enn.networks.linear import ConcatLinear, ConcatMLP
-from enn.networks.prior_choice import combine_functions_linear_in_index
-from enn.networks.priors import make_null_prior
-from enn.networks.wrappers import epistemic_network_from_module
+from enn.networks.inputs import flat_batch, layer_sizes
+from enn.networks.mlp import ConcatLinear, ConcatMLP
+from enn.networks.priors import EnnWithAdditivePrior, GpGamma, make_null_prior
+from enn.networks.utils import epistemic_network_from_module
 
 
 class ConcatIndexMLP(EpistemicModule):
@@ -59,8 +59,7 @@ class ConcatIndexMLP(EpistemicModule):
         """Returns `train` `[batch, num_outputs]` and `extra['log_var']` alike."""
         dim = self.index_dim
         _checks.shape("index", index, (dim,), f"[{dim}]")
-        flat = flat_inputs(inputs)
-        _checks.shape("inputs", flat, (None, None), "[batch, ...]")
+        flat = flat_batch(inputs)
 
         out = last_hidden_input = flat.T
         for size in self.hiddens:

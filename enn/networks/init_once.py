@@ -1,6 +1,7 @@
-"""Initialising parameters in one program that compiles fast."""
+"""Drawing parameters: in one program that compiles fast, and as fixed values."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -20,3 +21,19 @@ def init_once(init: Callable[..., Any], *args: Any) -> Any:
     on_cpu = jax.default_backend() == "cpu"
     options: dict[str, Any] = {"xla_backend_optimization_level": 0} if on_cpu else {}
     return jax.jit(init, compiler_options=options)(*args)
+
+
+@contextlib.contextmanager
+def concrete_draws(legacy_stream: bool = False) -> Iterator[None]:
+    """Draws inside give concrete values, also where the caller is inside `jax.jit`.
+
+    Args:
+      legacy_stream: whether to draw from the random stream that JAX had by default
+        before version 0.5, which numbers differ from for the same key. The user's
+        `jax_threefry_partitionable` stays as it is, and decides if this is false.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.ensure_compile_time_eval())
+        if legacy_stream:
+            stack.enter_context(jax.threefry_partitionable(False))
+        yield

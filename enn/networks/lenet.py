@@ -8,7 +8,7 @@ import jax
 
 from enn import _checks
 from enn.networks.ensembles import EnsembleWithState
-from enn.networks.images import as_images
+from enn.networks.inputs import as_images
 
 _CHANNELS = (6, 16, 120)
 

@@ -1,38 +1,39 @@
-"""Prior functions, and networks that add one to what they learn."""
+"""Prior functions, and networks that add one to what they learn.
 
+Osband et al., 2018, Randomized prior functions for deep reinforcement learning,
+https://arxiv.org/abs/1806.03335.
+
+Several networks keep their prior among their parameters: no gradient reaches it, but
+weight decay and other penalties on all parameters would move it. Its modules are known
+by name: `is_trainable` and `trainable_mask` tell them from the others.
+"""
+
+import dataclasses
+import functools
+import logging
+import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import chex
 import haiku as hk
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from enn import _checks, base
-from enn.networks.additive_priors import (
-    WARN,
-    EnnNoStateWithAdditivePrior,
-    EnnWithAdditivePrior,
-    NetworkWithAdditivePrior,
-)
-from enn.networks.base import EnnArray, PriorFn
-from enn.networks.gp_priors import GpGamma, make_random_feat_gp
+from enn.networks.base import EnnArray, EnnNoState, Output
 from enn.networks.init_once import init_once
-from enn.networks.layer_sizes import layer_sizes
-from enn.networks.linear import ConcatMLP
-from enn.networks.outputs import parse_net_output
+from enn.networks.inputs import check_equal_lengths, layer_sizes
+from enn.networks.mlp import ConcatMLP
+from enn.networks.utils import (
+    parse_net_output,
+    parse_to_output_with_prior,
+    wrap_enn_no_state_as_enn,
+)
 
-__all__ = [
-    "WARN",
-    "EnnNoStateWithAdditivePrior",
-    "EnnWithAdditivePrior",
-    "GpGamma",
-    "NetworkWithAdditivePrior",
-    "PriorFn",
-    "convert_enn_to_prior_fn",
-    "get_random_mlp_with_index",
-    "make_null_prior",
-    "make_random_feat_gp",
-]
+PriorFn = Callable[[chex.Array, base.Index], chex.Array]
+"""A fixed function `(inputs, index) -> [batch, num_outputs]`."""
 
 
 def convert_enn_to_prior_fn(
@@ -110,3 +111,218 @@ def get_random_mlp_with_index(
         return transformed.apply(params, inputs, index)
 
     return prior_fn
+
+
+WARN = (
+    "Prior parameters sit among the trainable ones: they get no gradient through the "
+    "output, but weight decay and the like still move them."
+)
+
+
+class EnnWithAdditivePrior(EnnArray):
+    """`enn` with `prior_scale * prior_fn(inputs, index)` added to its prior.
+
+    Args:
+      enn: the network that trains.
+      prior_fn: fixed function of inputs and index, `[batch, num_outputs]`.
+      prior_scale: factor of the prior function.
+    """
+
+    def __init__(self, enn: EnnArray, prior_fn: PriorFn, prior_scale: float = 1.0):
+        def apply(
+            params: hk.Params, state: hk.State, inputs: chex.Array, index: base.Index
+        ) -> tuple[Output, hk.State]:
+            # First, since it knows what is wrong with inputs of another size.
+            prior = prior_scale * prior_fn(inputs, index)
+            net_out, state = enn.apply(params, state, inputs, index)
+            out = parse_to_output_with_prior(net_out)
+            return out._replace(prior=out.prior + prior), state
+
+        super().__init__(apply, enn.init, enn.indexer)
+
+
+class EnnNoStateWithAdditivePrior(EnnNoState):
+    """As `EnnWithAdditivePrior`, for a network without network state."""
+
+    def __init__(self, enn: EnnNoState, prior_fn: PriorFn, prior_scale: float = 1.0):
+        with_prior = EnnWithAdditivePrior(
+            wrap_enn_no_state_as_enn(enn), prior_fn, prior_scale
+        )
+
+        def apply(params: hk.Params, inputs: chex.Array, index: base.Index) -> Output:
+            return with_prior.apply(params, {}, inputs, index)[0]
+
+        super().__init__(apply, enn.init, enn.indexer)
+
+
+@dataclasses.dataclass
+class NetworkWithAdditivePrior(hk.Module):
+    """A Haiku module with a second one as its prior: `net + prior_scale · prior_net`.
+
+    The prior's parameters are part of the trainable tree and are initialised first.
+    No gradient reaches them, but penalties on all parameters, such as weight decay,
+    still move them; a warning, logged once, says so.
+
+    Attributes:
+      net: the module that trains.
+      prior_net: module of the same output; it gets the same arguments.
+      prior_scale: factor of the prior's output.
+    """
+
+    net: Callable[..., chex.Array]
+    prior_net: Callable[..., chex.Array]
+    prior_scale: float = 1.0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> chex.Array:
+        _warn_once()
+        prior = jax.lax.stop_gradient(self.prior_net(*args, **kwargs))
+        return self.net(*args, **kwargs) + prior * self.prior_scale
+
+
+@functools.cache
+def _warn_once() -> None:
+    logging.getLogger(__name__).warning(WARN)
+
+
+GpGamma = float | tuple[float, float]
+"""Kernel parameter: one number, or the bounds of a uniform distribution."""
+
+
+def make_random_feat_gp(
+    input_dim: int,
+    output_dim: int,
+    num_feat: int,
+    key: chex.PRNGKey,
+    gamma: GpGamma = 1.0,
+    scale: float = 1.0,
+) -> Callable[[chex.Array], chex.Array]:
+    """Returns one sample from an approximate GP with squared exponential kernel.
+
+    f_o(x) = scale · Σ_j α_j cos(γ_j x·W_jo + b_jo), with normal W, α_j ~ N(0, 1/J)
+    and b ~ U[0, 2π] (Rahimi and Recht, 2007, Random features for large-scale kernel
+    machines). Numbers follow the original `enn`, which leaves out the factor √2 of
+    the feature map: the variance is scale² / 2.
+
+    Args:
+      input_dim: number of features of the flattened input.
+      output_dim: number of outputs.
+      num_feat: number J of random features.
+      key: key of all draws.
+      gamma: inverse length scale γ; a pair draws γ_j uniformly between its entries.
+      scale: factor of the output.
+
+    Returns:
+      Function `[batch, ...] -> [batch, output_dim]`.
+
+    Raises:
+      ValueError: if a size is no integer >= 1, or `gamma` neither a number nor a
+        pair; by the function for inputs of another size than `input_dim`.
+    """
+    input_dim = _checks.positive_int("input_dim", input_dim)
+    output_dim = _checks.positive_int("output_dim", output_dim)
+    num_feat = _checks.positive_int("num_feat", num_feat)
+    w_key, b_key, alpha_key, gamma_key = jax.random.split(key, 4)
+    weights = jax.random.normal(w_key, [num_feat, input_dim, output_dim])
+    bias = 2 * jnp.pi * jax.random.uniform(b_key, [1, num_feat, output_dim])
+    alpha = jax.random.normal(alpha_key, [num_feat]) / jnp.sqrt(num_feat)
+    gammas = _draw_gamma(gamma, gamma_key, num_feat)
+
+    def gp_instance(inputs: chex.Array) -> chex.Array:
+        flat = jnp.reshape(inputs, (*jnp.shape(inputs)[:1], -1))
+        _checks.shape("inputs", flat, (None, input_dim), f"[batch, {input_dim}]")
+        projected = jnp.einsum("bi,jio->bjo", flat, weights)
+        features = jnp.cos(gammas * projected + bias)
+        return scale * jnp.einsum("j,bjo->bo", alpha, features)
+
+    return gp_instance
+
+
+def _draw_gamma(gamma: GpGamma, key: chex.PRNGKey, num_feat: int) -> chex.Array:
+    gammas = jnp.asarray(gamma, float)
+    if gammas.ndim == 0:
+        return jnp.reshape(gammas, (1, 1, 1))
+    if gammas.shape != (2,):
+        raise ValueError(f"gamma must be a number or a pair of numbers, got {gamma!r}.")
+    low, high = gammas
+    return low + (high - low) * jax.random.uniform(key, [1, num_feat, 1])
+
+
+KernelShape = int | Sequence[int]
+
+
+def conv_prior_net(
+    num_classes: int,
+    output_channels: Sequence[int],
+    kernel_shapes: Sequence[KernelShape],
+    strides: Sequence[int],
+) -> Callable[[chex.Array], chex.Array]:
+    """Returns a network of convolutions with relu, then a linear layer.
+
+    For use in a Haiku transform: maps images `[batch, height, width, channels]` to
+    `[batch, num_classes]`. Its modules are `prior_conv`, `prior_conv_1`, ... and
+    `prior`.
+
+    Args:
+      num_classes: number of outputs.
+      output_channels: channels of each convolution.
+      kernel_shapes: kernel size of each convolution, one number if it is square.
+      strides: stride of each convolution.
+
+    Raises:
+      ValueError: if the lists have different lengths, or a size is no integer >= 1.
+    """
+    check_equal_lengths(
+        output_channels=output_channels, kernel_shapes=kernel_shapes, strides=strides
+    )
+    channels = layer_sizes("output_channels", output_channels)
+    layer_sizes("strides", strides)
+    for kernel_shape in kernel_shapes:
+        layer_sizes("kernel_shapes", np.atleast_1d(kernel_shape).tolist())
+    num_outputs = _checks.positive_int("num_classes", num_classes)
+
+    def forward(inputs: chex.Array) -> chex.Array:
+        out = inputs
+        for size, kernel_shape, stride in zip(
+            channels, kernel_shapes, strides, strict=True
+        ):
+            conv = hk.Conv2D(size, kernel_shape, stride=stride, name="prior_conv")
+            out = jax.nn.relu(conv(out))
+        return hk.nets.MLP([num_outputs], name="prior")(hk.Flatten()(out))
+
+    return forward
+
+
+_PRIOR = re.compile(r"((.*_)?prior_epinet|prior|prior_conv)(_\d+)?")
+
+
+def is_trainable(module_name: str, name: str, value: Any) -> bool:
+    """Returns whether a parameter trains, judged by the path of its module.
+
+    It does not if a component of the path (between slashes) is `prior_epinet` or ends
+    in `_prior_epinet` (epinets), or is `prior` or `prior_conv` (image priors), each
+    with or without the number that Haiku appends to repeated names. A prior of
+    another name, as `NetworkWithAdditivePrior` may have, counts as trainable: name
+    its module `prior`. Usable as the predicate of
+    `enn.losses.add_l2_weight_decay`.
+
+    Args:
+      module_name: path of the module, such as `train_epinet/~/mlp/~/linear_0`.
+      name: name of the parameter, not looked at.
+      value: value of the parameter, not looked at.
+    """
+    return not any(_PRIOR.fullmatch(part) for part in module_name.split("/"))
+
+
+def trainable_mask(params: hk.Params) -> dict[str, dict[str, bool]]:
+    """Returns the tree of `params` with `is_trainable` in place of each parameter.
+
+    For `optax.masked`, and for the `mask` of `optax.adamw` and
+    `optax.add_decayed_weights`.
+    """
+    return {
+        module_name: {
+            name: is_trainable(module_name, name, value)
+            for name, value in module.items()
+        }
+        for module_name, module in params.items()
+    }

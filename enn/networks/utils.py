@@ -1,36 +1,310 @@
-"""Adapters of networks and outputs, under the names that research code imports."""
+"""Adapters: outputs, Haiku functions as networks, networks without state, centering."""
 
-from enn.networks.centering import make_centered_enn, make_centered_enn_no_state
-from enn.networks.no_state import (
-    wrap_apply_no_state_as_apply,
-    wrap_enn_as_enn_no_state,
-    wrap_enn_no_state_as_enn,
-    wrap_init_no_state_as_init,
-)
-from enn.networks.outputs import (
-    parse_net_output,
-    parse_to_output_with_prior,
-    scale_enn_output,
-)
-from enn.networks.wrappers import (
-    epistemic_network_from_module,
-    wrap_net_fn_as_enn,
-    wrap_transformed_as_enn,
-    wrap_transformed_as_enn_no_state,
-)
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
-__all__ = [
-    "epistemic_network_from_module",
-    "make_centered_enn",
-    "make_centered_enn_no_state",
-    "parse_net_output",
-    "parse_to_output_with_prior",
-    "scale_enn_output",
-    "wrap_apply_no_state_as_apply",
-    "wrap_enn_as_enn_no_state",
-    "wrap_enn_no_state_as_enn",
-    "wrap_init_no_state_as_init",
-    "wrap_net_fn_as_enn",
-    "wrap_transformed_as_enn",
-    "wrap_transformed_as_enn_no_state",
-]
+import chex
+import haiku as hk
+import jax.numpy as jnp
+
+from enn import base
+from enn.networks.base import (
+    ApplyArray,
+    ApplyNoState,
+    EnnArray,
+    EnnNoState,
+    EpistemicModule,
+    InitArray,
+    InitNoState,
+    Output,
+    OutputWithPrior,
+)
+from enn.networks.indexers import PrngIndexer, check_key
+from enn.networks.init_once import init_once
+
+
+def parse_net_output(net_out: Output) -> chex.Array:
+    """Returns the predictions of an `OutputWithPrior`, or the plain array itself."""
+    return net_out.preds if isinstance(net_out, OutputWithPrior) else net_out
+
+
+def parse_to_output_with_prior(net_out: Output) -> OutputWithPrior:
+    """Returns an `OutputWithPrior` as it is, and a plain array with a zero prior."""
+    if isinstance(net_out, OutputWithPrior):
+        return net_out
+    return OutputWithPrior(train=net_out, prior=jnp.zeros_like(net_out))
+
+
+def scale_enn_output(enn: EnnArray, scale: float) -> EnnArray:
+    """Returns `enn` with its trainable and prior outputs multiplied by `scale`.
+
+    Numbers follow the original `enn`: for a network whose predictions are not
+    `train + prior`, such as a categorical one, `train` is scaled all the same and
+    the output becomes a plain `OutputWithPrior`. `extra` is left as it is.
+    """
+
+    def scaled_apply(
+        params: hk.Params, state: hk.State, inputs: chex.Array, index: base.Index
+    ) -> tuple[Output, hk.State]:
+        out, state = enn.apply(params, state, inputs, index)
+        return _scale(out, scale), state
+
+    return EnnArray(scaled_apply, enn.init, enn.indexer)
+
+
+def _scale(out: Output, scale: float) -> Any:
+    if not isinstance(out, OutputWithPrior):
+        return out * scale
+    return OutputWithPrior(out.train * scale, out.prior * scale, out.extra)
+
+
+def epistemic_network_from_module(
+    enn_ctor: Callable[[], EpistemicModule], indexer: base.EpistemicIndexer
+) -> EnnArray:
+    """Returns the network of a Haiku module that takes inputs and an index.
+
+    Args:
+      enn_ctor: makes the module; called inside a Haiku transform.
+      indexer: draws the index that the module takes.
+    """
+
+    def forward(inputs: chex.Array, index: base.Index) -> Output:
+        return enn_ctor()(inputs, index)
+
+    transformed = hk.without_apply_rng(hk.transform_with_state(forward))
+    init = functools.partial(init_once, transformed.init)
+    return EnnArray(transformed.apply, init, indexer)
+
+
+def wrap_net_fn_as_enn(
+    net_fn: Callable[[Any], Any],
+) -> base.EpistemicNetwork[Any, Any]:
+    """Returns a function of inputs alone, to be transformed, as a network.
+
+    The index is a PRNG key that nothing uses.
+    """
+    transformed = hk.without_apply_rng(hk.transform_with_state(net_fn))
+
+    def apply(
+        params: hk.Params, state: hk.State, inputs: Any, index: base.Index
+    ) -> tuple[Any, hk.State]:
+        del index
+        return transformed.apply(params, state, inputs)
+
+    def init(
+        rng_key: chex.PRNGKey, inputs: Any, index: base.Index
+    ) -> tuple[hk.Params, hk.State]:
+        del index
+        return transformed.init(rng_key, inputs)
+
+    return base.EpistemicNetwork(apply, init, PrngIndexer())
+
+
+def wrap_transformed_as_enn_no_state(transformed: hk.Transformed) -> EnnNoState:
+    """Returns a transformed function of inputs alone as a network without state.
+
+    Args:
+      transformed: a pair without apply-rng, from
+        `hk.without_apply_rng(hk.transform(...))`.
+
+    Raises:
+      ValueError: if `transformed` still takes a random key in apply.
+    """
+    if "rng" in list(inspect.signature(transformed.apply).parameters)[1:2]:
+        raise ValueError(
+            "The transformed function still takes a random key in apply: wrap it "
+            "with hk.without_apply_rng first."
+        )
+
+    def apply(params: hk.Params, inputs: chex.Array, index: base.Index) -> Output:
+        del index
+        return transformed.apply(params, inputs)
+
+    def init(rng_key: chex.PRNGKey, inputs: chex.Array, index: base.Index) -> hk.Params:
+        del index
+        return transformed.init(rng_key, inputs)
+
+    return EnnNoState(apply, init, PrngIndexer())
+
+
+def wrap_transformed_as_enn(transformed: hk.Transformed) -> EnnArray:
+    """Returns a transformed function of inputs alone as a network with empty state.
+
+    See `wrap_transformed_as_enn_no_state` for `transformed`.
+    """
+    return wrap_enn_no_state_as_enn(wrap_transformed_as_enn_no_state(transformed))
+
+
+def wrap_stochastic_fn_as_enn(
+    net_fn: Callable[[Any], Any],
+) -> base.EpistemicNetwork[Any, Any]:
+    """Returns a function that draws from `hk.next_rng_key`, such as one with dropout.
+
+    The index is the PRNG key of those draws. Initialisation does not read it.
+
+    Args:
+      net_fn: function of inputs alone, to be transformed by Haiku.
+
+    Raises:
+      ValueError: by `apply`, for an index that is no key; an integer is the seed of
+        one, and None will do where nothing is drawn.
+    """
+    transformed = hk.transform_with_state(net_fn)
+
+    def apply(
+        params: hk.Params, state: hk.State, inputs: Any, index: base.Index
+    ) -> tuple[Any, hk.State]:
+        if not isinstance(index, int | None):
+            check_key(index)
+        return transformed.apply(params, state, index, inputs)
+
+    def init(
+        rng_key: chex.PRNGKey, inputs: Any, index: base.Index
+    ) -> tuple[hk.Params, hk.State]:
+        del index
+        return transformed.init(rng_key, inputs)
+
+    return base.EpistemicNetwork(apply, init, PrngIndexer())
+
+
+def wrap_apply_no_state_as_apply(apply: ApplyNoState) -> ApplyArray:
+    """Returns `apply` with a state argument that it ignores; the new state is `{}`."""
+
+    def new_apply(
+        params: hk.Params,
+        state: hk.State,
+        inputs: chex.Array,
+        index: base.Index,
+    ) -> tuple[Output, hk.State]:
+        return apply(params, inputs, index), {}
+
+    return new_apply
+
+
+def wrap_init_no_state_as_init(init: InitNoState) -> InitArray:
+    """Returns `init` with an empty state beside the parameters."""
+
+    def new_init(
+        rng_key: chex.PRNGKey, inputs: chex.Array, index: base.Index
+    ) -> tuple[hk.Params, hk.State]:
+        return init(rng_key, inputs, index), {}
+
+    return new_init
+
+
+def wrap_enn_no_state_as_enn(enn: EnnNoState) -> EnnArray:
+    """Returns a network without state as one with empty state."""
+    return EnnArray(
+        wrap_apply_no_state_as_apply(enn.apply),
+        wrap_init_no_state_as_init(enn.init),
+        enn.indexer,
+    )
+
+
+def wrap_enn_as_enn_no_state(
+    enn: EnnArray, constant_state: hk.State | None = None
+) -> EnnNoState:
+    """Returns `enn` without its state, which stays at `constant_state`.
+
+    Args:
+      enn: the network to wrap.
+      constant_state: the state of every forward pass, such as batch norm statistics
+        after training. May be left out only where `enn` has no state.
+
+    Raises:
+      ValueError: by `init` and `apply` of the result, where `enn` has state and no
+        `constant_state` is given.
+    """
+    state = {} if constant_state is None else constant_state
+
+    def check_known(state: hk.State) -> None:
+        if state and constant_state is None:
+            raise ValueError(
+                f"The network has state, for the modules {sorted(state)}: give "
+                "wrap_enn_as_enn_no_state a constant_state to run it with."
+            )
+
+    def apply(params: hk.Params, inputs: chex.Array, index: base.Index) -> Output:
+        out, new_state = enn.apply(params, state, inputs, index)
+        check_known(new_state)
+        return out
+
+    def init(rng_key: chex.PRNGKey, inputs: chex.Array, index: base.Index) -> hk.Params:
+        params, init_state = enn.init(rng_key, inputs, index)
+        check_known(init_state)
+        return params
+
+    return EnnNoState(apply, init, enn.indexer)
+
+
+def make_centered_enn(enn: EnnArray, x_train: chex.Array) -> EnnArray:
+    """Returns `enn` applied to (x - mean) / (std + 1e-9) of `x_train`.
+
+    Numbers follow the original `enn`: a feature that is constant in `x_train` is
+    divided by 1e-9, so that a test value which differs becomes huge.
+
+    Args:
+      enn: the network to wrap.
+      x_train: training inputs, `[num_data, ...]`; statistics are per feature, over
+        the first axis.
+
+    Raises:
+      ValueError: if `x_train` has fewer than two axes; by `apply` for inputs of other
+        features.
+    """
+    if jnp.ndim(x_train) < 2:
+        raise ValueError(
+            f"x_train must have shape [num_data, ...], got {list(jnp.shape(x_train))}."
+        )
+    mean = jnp.mean(x_train, axis=0)
+    std = jnp.std(x_train, axis=0)
+
+    def centered_apply(
+        params: hk.Params, state: hk.State, inputs: chex.Array, index: base.Index
+    ) -> tuple[Output, hk.State]:
+        shape = jnp.shape(inputs)
+        if shape[-mean.ndim :] != mean.shape:
+            raise ValueError(
+                "inputs must have the features of x_train, of shape "
+                f"{list(mean.shape)}, got shape {list(shape)}."
+            )
+        center, scale = (jnp.broadcast_to(x, shape) for x in (mean, std + 1e-9))
+        return enn.apply(params, state, (inputs - center) / scale, index)
+
+    return EnnArray(centered_apply, enn.init, enn.indexer)
+
+
+def make_centered_enn_no_state(enn: EnnNoState, x_train: chex.Array) -> EnnNoState:
+    """Returns `enn` applied to standardised inputs; see `make_centered_enn`."""
+    centered = make_centered_enn(wrap_enn_no_state_as_enn(enn), x_train)
+
+    def apply(params: hk.Params, inputs: chex.Array, index: base.Index) -> Output:
+        return centered.apply(params, {}, inputs, index)[0]
+
+    return EnnNoState(apply, enn.init, enn.indexer)
+
+
+def select_modules(tree: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Returns the modules of `tree` with these names, or raises ValueError."""
+    missing = sorted(set(names) - set(tree))
+    if missing:
+        raise ValueError(f"Parameters or state lack the module {missing[0]!r}.")
+    return {name: tree[name] for name in names}
+
+
+def merge_modules(base: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the modules of both, or raises ValueError for a name that both have.
+
+    Args:
+      base: parameters or state of the base network by module name.
+      head: the same of the network on top of it.
+    """
+    shared = sorted(set(base) & set(head))
+    if shared:
+        raise ValueError(
+            f"Base network and head both have a module named {shared[0]!r}: give one "
+            f"of them another name. All names in common: {', '.join(shared)}."
+        )
+    return {**head, **base}

@@ -9,11 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from enn import _checks
-from enn.networks.batch_norm import BatchNorm
 from enn.networks.ensembles import EnsembleWithState
-from enn.networks.images import as_images
-from enn.networks.layer_sizes import layer_sizes
-from enn.networks.lengths import check_equal_lengths
+from enn.networks.inputs import as_images, check_equal_lengths, layer_sizes
+from enn.networks.resnet.lib import BatchNorm
 
 BatchNormIndex = tuple[Any, bool]
 """An index with a flag that says whether batch norm is training."""

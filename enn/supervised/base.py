@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from enn import _checks
 from enn.datasets.base import ArrayBatchIterator
-from enn.networks import forwarders, outputs
+from enn.networks import forwarders, utils
 from enn.networks.base import Output
 
 
@@ -68,7 +68,7 @@ def sample_predictions(
     keys = jnp.stack([next(rng) for _ in range(num_sample)])
     enn, state = (getattr(experiment, name, None) for name in ("enn", "state"))
     if enn is None or state is None:
-        out = [outputs.parse_net_output(experiment.predict(inputs, k)) for k in keys]
+        out = [utils.parse_net_output(experiment.predict(inputs, k)) for k in keys]
         return jnp.stack(out)
     indices = jax.vmap(enn.indexer)(keys)
     return _predict_at_indices(enn, state.params, state.network_state, inputs, indices)

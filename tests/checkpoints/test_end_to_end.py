@@ -15,7 +15,7 @@ import pytest
 from enn import datasets, losses, supervised
 from enn.checkpoints import load_pretrained, save_pretrained, utils
 from enn.networks.base import EnnArray
-from enn.networks.epinet.checkpoint import EnnCheckpoint
+from enn.networks.checkpoints import EnnCheckpoint
 from enn.networks.epinet.priors import make_cifar_conv_prior
 from enn.networks.epinet.resnet import (
     ResnetFinalEpinet,
@@ -24,7 +24,7 @@ from enn.networks.epinet.resnet import (
 )
 from enn.networks.forwarders import predict_at_indices
 from enn.networks.resnet.base import EnsembleResNetENN
-from enn.networks.resnet.config import ResNetConfig
+from enn.networks.resnet.lib import ResNetConfig
 from tests.checkpoints.server import Server
 from tests.datasets import stored
 from tests.networks import fast

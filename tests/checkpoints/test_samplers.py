@@ -11,9 +11,10 @@ import scipy.special
 from enn.checkpoints import utils
 from enn.checkpoints.samplers import EnnSampler, average_logits
 from enn.networks.base import OutputWithPrior
+from enn.networks.checkpoints import EnnCheckpoint
 from enn.networks.ensembles import EnsembleWithState
 from enn.networks.epinet.base import combine_base_epinet_as_enn
-from enn.networks.epinet.checkpoint import EnnCheckpoint, EpinetCheckpoint
+from enn.networks.epinet.checkpoint import EpinetCheckpoint
 from enn.networks.epinet.last_layer import MLPEpinetWithPrior, parse_base_hidden
 from enn.networks.epinet.mlp import make_mlp_epinet
 from enn.networks.epinet.resnet import (

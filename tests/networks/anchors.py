@@ -12,7 +12,7 @@ import numpy as np
 
 from enn import base
 from enn.networks.base import OutputWithPrior
-from enn.networks.outputs import parse_net_output
+from enn.networks.utils import parse_net_output
 from tests import golden
 from tests.networks import cost
 from tests.networks.fast import compiled

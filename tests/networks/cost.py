@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from enn import base
-from enn.networks.outputs import parse_net_output
+from enn.networks.utils import parse_net_output
 
 
 def flops(fn: Callable[..., Any], *args: Any) -> float:

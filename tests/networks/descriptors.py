@@ -19,7 +19,7 @@ from enn.networks.bert import (
     make_bert_enn,
     make_head_enn,
 )
-from enn.networks.epinet.checkpoint import EnnCheckpoint
+from enn.networks.checkpoints import EnnCheckpoint
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from enn import base, networks
-from enn.networks.outputs import parse_net_output
+from enn.networks.utils import parse_net_output
 from tests.networks import cost
 
 

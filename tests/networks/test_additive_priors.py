@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from enn import networks
-from enn.networks import additive_priors, priors
+from enn.networks import priors
 from enn.networks.base import EnnArray, EnnNoState, OutputWithPrior
 from tests.networks.anchors import X, assert_output_starts, init, key, output
 from tests.networks.fast import compiled
@@ -121,7 +121,7 @@ def test_arguments_go_to_both_modules():
 
 
 def test_the_warning_about_trainable_priors_is_logged_once(caplog):
-    additive_priors._warn_once.cache_clear()
+    priors._warn_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             init(_module_enn(1.0), index=key(1))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from enn.networks.bbb import make_bbb_enn
-from enn.networks.mlp_priors import transformed_mlp
+from enn.networks.mlp import transformed_mlp
 from tests import golden
 from tests.networks.anchors import (
     X,

@@ -8,8 +8,8 @@ import pytest
 
 from enn.networks import categorical_ensembles
 from enn.networks.categorical_ensembles import CatOutputWithPrior
+from enn.networks.ensembles import make_random_gp_ensemble_prior_fns
 from enn.networks.forwarders import make_batch_fwd
-from enn.networks.gp_priors import make_random_gp_ensemble_prior_fns
 from tests import golden
 from tests.networks.anchors import X, assert_output_starts, key, output
 from tests.networks.cost import flops_at_indices, mlp_flops

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from enn import networks
 from enn.networks.base import EnnArray, EnnNoState
-from enn.networks.centering import make_centered_enn, make_centered_enn_no_state
+from enn.networks.utils import make_centered_enn, make_centered_enn_no_state
 
 X_TRAIN = np.random.default_rng(0).normal([1, -2, 30], [1, 5, 0.1], (50, 3))
 

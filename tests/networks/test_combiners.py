@@ -12,8 +12,11 @@ from enn.networks.combiners import combine_naive_enn, make_optimized_forward
 from enn.networks.ensembles import EnsembleWithState
 from enn.networks.epinet.mlp import make_mlp_epinet
 from enn.networks.indexers import EnsembleIndexer, GaussianIndexer, PrngIndexer
-from enn.networks.no_state import wrap_enn_as_enn_no_state, wrap_enn_no_state_as_enn
-from enn.networks.wrappers import wrap_net_fn_as_enn
+from enn.networks.utils import (
+    wrap_enn_as_enn_no_state,
+    wrap_enn_no_state_as_enn,
+    wrap_net_fn_as_enn,
+)
 from tests import golden
 from tests.networks import fast
 

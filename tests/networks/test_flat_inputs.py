@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from enn.networks.flat_inputs import flat_inputs
+from enn.networks.inputs import flat_inputs
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from enn import losses
+from enn.networks.adapters.from_equinox import from_equinox
 from enn.networks.bert.cls_heads import AgentConfig, make_head_enn
 from enn.networks.combiners import combine_naive_enn
-from enn.networks.from_equinox import from_equinox
 from enn.networks.indexers import GaussianIndexer, PrngIndexer
 from tests.networks.anchors import key
 from tests.networks.cost import flops_at_indices

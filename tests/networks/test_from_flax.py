@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from enn.networks.adapters.from_flax import from_flax
 from enn.networks.bert.cls_heads import AgentConfig, make_head_enn
 from enn.networks.combiners import combine_naive_enn
-from enn.networks.from_flax import from_flax
 from enn.networks.indexers import EnsembleIndexer, GaussianIndexer, PrngIndexer
 from tests.networks.anchors import key
 from tests.networks.cost import flops_at_indices

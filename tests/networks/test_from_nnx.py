@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from enn.networks.adapters.from_nnx import from_nnx
 from enn.networks.bert.cls_heads import AgentConfig, make_head_enn
 from enn.networks.combiners import combine_naive_enn
-from enn.networks.from_nnx import from_nnx
 from enn.networks.indexers import GaussianIndexer, PrngIndexer
 from tests.networks.anchors import key
 from tests.networks.cost import flops_at_indices

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from enn.networks.adapters.from_samples import from_samples
 from enn.networks.forwarders import make_batch_fwd
-from enn.networks.from_samples import from_samples
 from enn.networks.indexers import EnsembleIndexer
 from tests.networks.anchors import key
 from tests.networks.cost import flops

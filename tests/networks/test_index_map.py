@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from enn.networks.index_map import map_indices
+from enn.networks.many_indices.index_map import map_indices
 
 X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
 INDICES = np.random.default_rng(1).normal(size=(7, 3)).astype(np.float32)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from enn.networks import index_mlp
-from enn.networks.gp_priors import make_random_feat_gp
+from enn.networks.priors import make_random_feat_gp
 from tests.networks.anchors import (
     X,
     assert_matches_golden_case,

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from enn.networks.linear import ConcatLinear
+from enn.networks.mlp import ConcatLinear
 from tests.networks.anchors import X, key
 from tests.networks.fast import compiled
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enn.networks import members
+from enn.networks.many_indices import members
 from tests.networks.cost import flops
 from tests.networks.fast import compiled
 

@@ -5,7 +5,7 @@ import pytest
 
 from enn import networks
 from enn.networks.base import EnnArray, OutputWithPrior
-from enn.networks.outputs import (
+from enn.networks.utils import (
     parse_net_output,
     parse_to_output_with_prior,
     scale_enn_output,

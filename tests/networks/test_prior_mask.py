@@ -9,7 +9,7 @@ import pytest
 
 from enn import losses
 from enn.networks.epinet.mlp import make_mlp_epinet
-from enn.networks.prior_mask import is_trainable, trainable_mask
+from enn.networks.priors import is_trainable, trainable_mask
 from tests import golden
 
 PARAMS = {

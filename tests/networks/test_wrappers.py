@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from enn import networks
-from enn.networks import wrappers
+from enn.networks import utils
 from tests.networks.anchors import X, key
 
 
@@ -26,7 +26,7 @@ class Bilinear(networks.EpistemicModule):
 
 def test_a_module_becomes_a_network_with_its_indexer():
     indexer = networks.GaussianIndexer(2)
-    enn = wrappers.epistemic_network_from_module(Bilinear, indexer)
+    enn = utils.epistemic_network_from_module(Bilinear, indexer)
     assert enn.indexer is indexer
     index = jnp.array([1.0, -2.0])
     params, state = enn.init(key(0), X, index)
@@ -39,7 +39,7 @@ def test_a_module_becomes_a_network_with_its_indexer():
 
 
 def test_init_of_a_module_uses_the_key_as_haiku_does():
-    enn = wrappers.epistemic_network_from_module(Bilinear, networks.GaussianIndexer(2))
+    enn = utils.epistemic_network_from_module(Bilinear, networks.GaussianIndexer(2))
     params, _ = enn.init(key(5), X, jnp.ones(2))
     sub_key = next(hk.PRNGSequence(5))
     np.testing.assert_allclose(
@@ -51,10 +51,10 @@ def test_init_of_a_module_uses_the_key_as_haiku_does():
 @pytest.mark.parametrize(
     "enn",
     [
-        wrappers.wrap_net_fn_as_enn(_forward),
-        wrappers.wrap_transformed_as_enn(TRANSFORMED),
+        utils.wrap_net_fn_as_enn(_forward),
+        utils.wrap_transformed_as_enn(TRANSFORMED),
         networks.wrap_enn_no_state_as_enn(
-            wrappers.wrap_transformed_as_enn_no_state(TRANSFORMED)
+            utils.wrap_transformed_as_enn_no_state(TRANSFORMED)
         ),
     ],
 )
@@ -71,9 +71,9 @@ def test_functions_of_inputs_alone_ignore_the_index(enn, index):
 @pytest.mark.parametrize(
     "enn",
     [
-        wrappers.wrap_net_fn_as_enn(_forward),
-        wrappers.wrap_transformed_as_enn(TRANSFORMED),
-        wrappers.wrap_transformed_as_enn_no_state(TRANSFORMED),
+        utils.wrap_net_fn_as_enn(_forward),
+        utils.wrap_transformed_as_enn(TRANSFORMED),
+        utils.wrap_transformed_as_enn_no_state(TRANSFORMED),
     ],
 )
 def test_the_index_of_functions_of_inputs_alone_is_the_key(enn):
@@ -86,7 +86,7 @@ def test_a_function_keeps_its_state():
         hk.set_state("calls", 2 * calls)
         return calls * x
 
-    enn = wrappers.wrap_net_fn_as_enn(count)
+    enn = utils.wrap_net_fn_as_enn(count)
     params, state = enn.init(key(0), X, None)
     for factor in (1, 2, 4):
         out, state = enn.apply(params, state, X, None)
@@ -94,13 +94,13 @@ def test_a_function_keeps_its_state():
 
 
 def test_a_function_takes_any_tree_of_inputs():
-    enn = wrappers.wrap_net_fn_as_enn(lambda inputs: inputs["x"] + inputs["y"])
+    enn = utils.wrap_net_fn_as_enn(lambda inputs: inputs["x"] + inputs["y"])
     assert enn.apply({}, {}, {"x": 1, "y": 2}, None)[0] == 3
 
 
 @pytest.mark.parametrize(
     "wrap",
-    [wrappers.wrap_transformed_as_enn, wrappers.wrap_transformed_as_enn_no_state],
+    [utils.wrap_transformed_as_enn, utils.wrap_transformed_as_enn_no_state],
 )
 def test_a_transform_that_still_wants_a_key_is_explained(wrap):
     with pytest.raises(ValueError, match="without_apply_rng"):
@@ -108,5 +108,5 @@ def test_a_transform_that_still_wants_a_key_is_explained(wrap):
 
 
 def test_the_wrappers_are_re_exported():
-    assert networks.wrap_net_fn_as_enn is wrappers.wrap_net_fn_as_enn
-    assert networks.utils.wrap_net_fn_as_enn is wrappers.wrap_net_fn_as_enn
+    assert networks.wrap_net_fn_as_enn is utils.wrap_net_fn_as_enn
+    assert networks.utils.wrap_net_fn_as_enn is utils.wrap_net_fn_as_enn

@@ -17,7 +17,7 @@ from enn.networks.bert.base import (
     BertEnn,
     BertInput,
 )
-from enn.networks.stochastic import wrap_stochastic_fn_as_enn
+from enn.networks.utils import wrap_stochastic_fn_as_enn
 
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": jax.nn.gelu,

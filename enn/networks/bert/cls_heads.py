@@ -13,7 +13,7 @@ from enn.networks.base import EnnArray, OutputWithPrior
 from enn.networks.dropout import MLPDropoutENN
 from enn.networks.einsum_mlp import make_einsum_ensemble_mlp_enn
 from enn.networks.epinet.mlp import make_mlp_epinet
-from enn.networks.stochastic import wrap_stochastic_fn_as_enn
+from enn.networks.utils import wrap_stochastic_fn_as_enn
 
 
 @dataclasses.dataclass

@@ -1,8 +1,9 @@
-"""An epinet on a trained base network, as one epistemic network."""
+"""Epinets, and an epinet on a trained base network as one epistemic network."""
 
+import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import chex
 import haiku as hk
@@ -11,23 +12,60 @@ import jax.numpy as jnp
 
 from enn import base
 from enn.networks.base import EnnArray, Output, OutputWithPrior
-from enn.networks.epinet.checkpoint import EnnCheckpoint
-from enn.networks.epinet.protocols import (
-    BaseHiddenParser,
-    EpinetApplyWithState,
-    EpinetInitWithState,
-    EpinetWithState,
-)
-from enn.networks.module_trees import merge_modules, select_modules
-from enn.networks.outputs import parse_to_output_with_prior
+from enn.networks.checkpoints import EnnCheckpoint
+from enn.networks.utils import merge_modules, parse_to_output_with_prior, select_modules
 
-__all__ = [
-    "BaseHiddenParser",
-    "EpinetApplyWithState",
-    "EpinetInitWithState",
-    "EpinetWithState",
-    "combine_base_epinet_as_enn",
-]
+BaseHiddenParser = Callable[[Output], chex.Array]
+"""Output of a base network -> hidden features, `[batch, num_hidden]`."""
+
+
+@runtime_checkable
+class EpinetApplyWithState(Protocol):
+    """Forward pass of an epinet at one epistemic index."""
+
+    def __call__(
+        self,
+        params: hk.Params,
+        state: hk.State,
+        inputs: chex.Array,
+        index: base.Index,
+        hidden: chex.Array,
+    ) -> tuple[OutputWithPrior, hk.State]:
+        """Returns the output at `inputs` and `hidden`, and the new state."""
+        ...
+
+
+@runtime_checkable
+class EpinetInitWithState(Protocol):
+    """Initialisation of an epinet."""
+
+    def __call__(
+        self,
+        key: chex.PRNGKey,
+        inputs: chex.Array,
+        index: base.Index,
+        hidden: chex.Array,
+    ) -> tuple[hk.Params, hk.State]:
+        """Returns initial parameters and state."""
+        ...
+
+
+@dataclasses.dataclass(eq=False)
+class EpinetWithState:
+    """A network that adds uncertainty to a base network: σ(x, φ(x), z).
+
+    Osband et al., 2021, Epistemic neural networks, https://arxiv.org/abs/2107.08924.
+    Compares and hashes by identity.
+
+    Attributes:
+      apply: `(params, state, inputs, index, hidden) -> (output, new_state)`.
+      init: `(key, inputs, index, hidden) -> (params, state)`.
+      indexer: `key -> index`, one draw from the reference distribution.
+    """
+
+    apply: EpinetApplyWithState
+    init: EpinetInitWithState
+    indexer: base.EpistemicIndexer
 
 
 def combine_base_epinet_as_enn(

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 
 from enn import _checks, base
 from enn.networks.base import Output, OutputWithPrior
-from enn.networks.epinet.protocols import EpinetWithState
-from enn.networks.flat_inputs import flat_inputs
+from enn.networks.epinet.base import EpinetWithState
 from enn.networks.indexers import GaussianIndexer
 from enn.networks.init_once import init_once
+from enn.networks.inputs import flat_inputs
 from enn.networks.mlp import ProjectedMLP
 
 
@@ -21,7 +21,7 @@ class MLPEpinetWithPrior(EpinetWithState):
 
     Osband et al., 2021, Epistemic neural networks, https://arxiv.org/abs/2107.08924,
     section 4. The prior's parameters are part of the trainable tree; no gradient
-    reaches them, and `enn.networks.prior_mask` tells them apart.
+    reaches them, and `enn.networks.trainable_mask` tells them apart.
 
     Args:
       index_dim: size of the Gaussian index.

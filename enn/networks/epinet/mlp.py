@@ -8,10 +8,9 @@ import haiku as hk
 
 from enn import base
 from enn.networks.base import EnnArray, OutputWithPrior
-from enn.networks.flat_inputs import flat_inputs
 from enn.networks.indexers import GaussianIndexer
 from enn.networks.init_once import init_once
-from enn.networks.layer_sizes import layer_sizes
+from enn.networks.inputs import flat_inputs, layer_sizes
 from enn.networks.mlp import ExposedMLP, ProjectedMLP
 
 

@@ -16,14 +16,13 @@ import jax
 import jax.numpy as jnp
 
 from enn import _checks, base
-from enn.networks.base import OutputWithPrior, PriorFn
-from enn.networks.conv_prior import KernelShape, conv_prior_net
+from enn.networks.base import OutputWithPrior
 from enn.networks.einsum_mlp import make_ensemble_prior
 from enn.networks.ensembles import Ensemble
-from enn.networks.epinet.protocols import EpinetWithState
-from enn.networks.fixed_draws import concrete_draws
-from enn.networks.images import as_images
-from enn.networks.init_once import init_once
+from enn.networks.epinet.base import EpinetWithState
+from enn.networks.init_once import concrete_draws, init_once
+from enn.networks.inputs import as_images
+from enn.networks.priors import KernelShape, PriorFn, conv_prior_net
 
 _IMAGENET_SHAPE = (224, 224, 3)
 _CIFAR_SHAPE = (32, 32, 3)

@@ -5,16 +5,17 @@ import functools
 from collections.abc import Callable, Sequence
 
 from enn import base
-from enn.networks.base import EnnArray, PriorFn
-from enn.networks.epinet.base import combine_base_epinet_as_enn
-from enn.networks.epinet.checkpoint import (
-    EnnCheckpoint,
-    EpinetCheckpoint,
-    ParamsStateLoadFn,
+from enn.networks.base import EnnArray
+from enn.networks.checkpoints import EnnCheckpoint, ParamsStateLoadFn
+from enn.networks.epinet.base import (
+    BaseHiddenParser,
+    EpinetWithState,
+    combine_base_epinet_as_enn,
 )
+from enn.networks.epinet.checkpoint import EpinetCheckpoint
 from enn.networks.epinet.last_layer import MLPEpinetWithPrior, parse_base_hidden
 from enn.networks.epinet.priors import combine_epinet_and_prior
-from enn.networks.epinet.protocols import BaseHiddenParser, EpinetWithState
+from enn.networks.priors import PriorFn
 
 PriorFnCtor = Callable[[], PriorFn]
 """Makes a prior function."""

@@ -7,9 +7,8 @@ import haiku as hk
 
 from enn.networks.base import OutputWithPrior
 from enn.networks.ensembles import EnsembleWithState
-from enn.networks.images import to_nhwc
-from enn.networks.resnet.config import CanonicalResNets, ResNetConfig
-from enn.networks.resnet.lib import ForwardFn, ResNet
+from enn.networks.inputs import to_nhwc
+from enn.networks.resnet.lib import CanonicalResNets, ForwardFn, ResNet, ResNetConfig
 
 
 def resnet_model(
@@ -22,7 +21,7 @@ def resnet_model(
 
     Args:
       num_output_classes: number of classes.
-      enable_double_transpose: see `enn.networks.images.to_nhwc`.
+      enable_double_transpose: see `enn.networks.inputs.to_nhwc`.
       config: groups of blocks.
       expose_hidden: whether the output carries the activations of every block.
     """
@@ -53,7 +52,7 @@ class EnsembleResNetENN(EnsembleWithState):
         running ones.
       test_local_stats: whether it uses those of the batch outside training too.
       enable_double_transpose: whether a batch on TPU is
-        `[height, width, channels, batch]`, see `enn.networks.images.to_nhwc`.
+        `[height, width, channels, batch]`, see `enn.networks.inputs.to_nhwc`.
       config: groups of blocks.
       expose_hidden: whether the output carries the activations of every block, see
         `ResNet`.

@@ -1,5 +1,9 @@
-"""Residual networks as Haiku modules."""
+"""Residual networks as Haiku modules, and the canonical configurations."""
 
+import abc
+import dataclasses
+import enum
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import chex
@@ -9,25 +13,232 @@ import jax.numpy as jnp
 
 from enn import _checks
 from enn.networks.base import OutputWithPrior
-from enn.networks.images import as_images
-from enn.networks.resnet.blocks import (
-    ResBlock,
-    ResBlockV1,
-    ResBlockV2,
-    batch_norm,
-    conv,
-)
-from enn.networks.resnet.config import CanonicalResNets, ResNetConfig
+from enn.networks.inputs import as_images, check_equal_lengths, layer_sizes
 
-__all__ = [
-    "CanonicalResNets",
-    "ForwardFn",
-    "ResBlock",
-    "ResBlockV1",
-    "ResBlockV2",
-    "ResNet",
-    "ResNetConfig",
-]
+_VERSIONS = ("V1", "V2")
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNetConfig:
+    """Groups of residual blocks; hashable, so that it can be a static argument.
+
+    Attributes:
+      channels_per_group: output channels of the blocks of each group.
+      blocks_per_group: number of blocks of each group.
+      strides_per_group: stride of the first block of each group.
+      resnet_block_version: 'V1' or 'V2', see `ResBlockV1` and `ResBlockV2`.
+
+    Raises:
+      ValueError: if the lists have different lengths, an entry is no integer >= 1, or
+        the version is unknown.
+    """
+
+    channels_per_group: Sequence[int]
+    blocks_per_group: Sequence[int]
+    strides_per_group: Sequence[int]
+    resnet_block_version: str
+
+    def __post_init__(self) -> None:
+        lists = {
+            name: getattr(self, name)
+            for name in ("channels_per_group", "blocks_per_group", "strides_per_group")
+        }
+        check_equal_lengths(**lists)
+        for name, sizes in lists.items():
+            object.__setattr__(self, name, tuple(layer_sizes(name, sizes)))
+        _checks.one_of("resnet_block_version", self.resnet_block_version, _VERSIONS)
+
+    @property
+    def num_groups(self) -> int:
+        """Number of groups of blocks."""
+        return len(self.channels_per_group)
+
+
+_CIFAR = {
+    "channels_per_group": (16, 32, 64),
+    "strides_per_group": (1, 2, 2),
+    "resnet_block_version": "V1",
+}
+
+
+_IMAGENET = {
+    "channels_per_group": (256, 512, 1024, 2048),
+    "strides_per_group": (1, 2, 2, 2),
+    "resnet_block_version": "V2",
+}
+
+
+class CanonicalResNets(enum.Enum):
+    """The networks of the papers, each a `ResNetConfig`.
+
+    18 to 110 are for CIFAR (He et al., 2016, Deep residual learning for image
+    recognition, https://arxiv.org/abs/1512.03385, section 4.2), the others for
+    ImageNet (He et al., 2016, Identity mappings in deep residual networks,
+    https://arxiv.org/abs/1603.05027). The numbers count layers, except that
+    RESNET_18 has 14 here.
+    """
+
+    RESNET_18 = ResNetConfig(blocks_per_group=(2, 2, 2), **_CIFAR)
+    RESNET_32 = ResNetConfig(blocks_per_group=(5, 5, 5), **_CIFAR)
+    RESNET_44 = ResNetConfig(blocks_per_group=(7, 7, 7), **_CIFAR)
+    RESNET_56 = ResNetConfig(blocks_per_group=(9, 9, 9), **_CIFAR)
+    RESNET_110 = ResNetConfig(blocks_per_group=(18, 18, 18), **_CIFAR)
+    RESNET_50 = ResNetConfig(blocks_per_group=(3, 4, 6, 3), **_IMAGENET)
+    RESNET_101 = ResNetConfig(blocks_per_group=(3, 4, 23, 3), **_IMAGENET)
+    RESNET_152 = ResNetConfig(blocks_per_group=(3, 8, 36, 3), **_IMAGENET)
+    RESNET_200 = ResNetConfig(blocks_per_group=(3, 24, 36, 3), **_IMAGENET)
+
+
+class BatchNorm(hk.BatchNorm):
+    """`hk.BatchNorm` whose `init` does not depend on `is_training`.
+
+    Evaluation reads the running statistics, which Haiku creates in training alone;
+    here `init` creates them in both modes, with the same names and values. Evaluation
+    with `test_local_stats` needs none and creates none.
+    """
+
+    def __call__(  # pyrefly: ignore[bad-override]
+        self, inputs: chex.Array, is_training: bool, test_local_stats: bool = False
+    ) -> Any:
+        """Returns the normalised `inputs`, `[batch, height, width, channels]`."""
+        creates_statistics = hk.running_init() and not test_local_stats
+        return super().__call__(
+            jnp.asarray(inputs), is_training or creates_statistics, test_local_stats
+        )
+
+
+def conv(output_channels: int, kernel_shape: int, stride: int, name: str) -> hk.Conv2D:
+    """Returns a convolution with `SAME` padding and no bias."""
+    return hk.Conv2D(
+        output_channels, kernel_shape, stride=stride, with_bias=False, name=name
+    )
+
+
+def batch_norm(name: str) -> BatchNorm:
+    """Returns a batch norm with scale, offset and decay 0.9."""
+    return BatchNorm(create_scale=True, create_offset=True, decay_rate=0.9, name=name)
+
+
+class ResBlock(abc.ABC, hk.Module):
+    """A residual block."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, inputs: chex.Array, is_training: bool, test_local_stats: bool = False
+    ) -> chex.Array:
+        """Returns the block's output, `[batch, height, width, channels]`.
+
+        Args:
+          inputs: `[batch, height, width, channels]`.
+          is_training: whether batch norm uses the statistics of this batch, and
+            updates its running ones.
+          test_local_stats: whether it uses those of this batch outside training too.
+        """
+
+
+class ResBlockV1(ResBlock):
+    """Two 3x3 convolutions, with a shortcut that has no parameters.
+
+    The shortcut takes every `stride`-th row and column and pads the channels with
+    zeros (He et al., 2016, https://arxiv.org/abs/1512.03385, section 3.3, option A).
+
+    Args:
+      output_channels: number of output channels.
+      stride: stride of the first convolution.
+      name: name of the module.
+
+    Raises:
+      ValueError: if a size is no integer >= 1; by a call with inputs of more channels
+        than `output_channels`.
+    """
+
+    def __init__(self, output_channels: int, stride: int, name: str | None = None):
+        super().__init__(name=name)
+        self.output_channels = _checks.positive_int("output_channels", output_channels)
+        self.stride = _checks.positive_int("stride", stride)
+        self.conv0 = conv(output_channels, 3, stride, name="conv0")
+        self.batchnorm_0 = batch_norm("batchnorm_0")
+        self.conv1 = conv(output_channels, 3, 1, name="conv1")
+        self.batchnorm_1 = batch_norm("batchnorm_1")
+
+    def __call__(
+        self, inputs: chex.Array, is_training: bool, test_local_stats: bool = False
+    ) -> chex.Array:
+        inputs = jnp.asarray(inputs)
+        mode = (is_training, test_local_stats)
+        out = jax.nn.relu(self.batchnorm_0(self.conv0(inputs), *mode))
+        out = self.batchnorm_1(self.conv1(out), *mode)
+        return jax.nn.relu(out + self._shortcut(inputs))
+
+    def _shortcut(self, inputs: jax.Array) -> jax.Array:
+        missing = self.output_channels - inputs.shape[-1]
+        if missing < 0:
+            raise ValueError(
+                "ResBlockV1 cannot lower the number of channels: output_channels is "
+                f"{self.output_channels}, got inputs with {inputs.shape[-1]}."
+            )
+        before = missing // 2
+        rows = inputs[:, :: self.stride, :: self.stride]
+        return jnp.pad(rows, [(0, 0)] * 3 + [(before, missing - before)])
+
+
+class ResBlockV2(ResBlock):
+    """A bottleneck of 1x1, 3x3 and 1x1 convolutions, each after batch norm and relu.
+
+    He et al., 2016, Identity mappings in deep residual networks,
+    https://arxiv.org/abs/1603.05027.
+
+    Args:
+      output_channels: number of output channels; the bottleneck has a quarter.
+      stride: stride of the 3x3 convolution.
+      use_projection: whether the shortcut is a 1x1 convolution; needed where the
+        stride is not 1 or the number of channels changes.
+      name: name of the module.
+
+    Raises:
+      ValueError: if `stride` is no integer >= 1 or `output_channels` is below 4; by a
+        call, if a projection is needed and `use_projection` is false.
+    """
+
+    def __init__(
+        self,
+        output_channels: int,
+        stride: int,
+        use_projection: bool,
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        if _checks.positive_int("output_channels", output_channels) < 4:
+            raise ValueError(f"output_channels must be >= 4, got {output_channels}.")
+        _checks.positive_int("stride", stride)
+        width = output_channels // 4
+        self.use_projection = use_projection
+        self.batchnorm_0 = batch_norm("batchnorm_0")
+        self.conv0 = conv(width, 1, 1, name="conv0")
+        if use_projection:
+            self.conv_shortcut = conv(output_channels, 1, stride, name="conv_shortcut")
+        self.batchnorm_1 = batch_norm("batchnorm_1")
+        self.conv1 = conv(width, 3, stride, name="conv1")
+        self.batchnorm_2 = batch_norm("batchnorm_2")
+        self.conv2 = conv(output_channels, 1, 1, name="conv2")
+
+    def __call__(
+        self, inputs: chex.Array, is_training: bool, test_local_stats: bool = False
+    ) -> chex.Array:
+        inputs = jnp.asarray(inputs)
+        mode = (is_training, test_local_stats)
+        normed = jax.nn.relu(self.batchnorm_0(inputs, *mode))
+        out = self.conv0(normed)
+        # Before conv1: the order of first use is the order of the initial keys.
+        shortcut = self.conv_shortcut(normed) if self.use_projection else inputs
+        out = self.conv1(jax.nn.relu(self.batchnorm_1(out, *mode)))
+        out = self.conv2(jax.nn.relu(self.batchnorm_2(out, *mode)))
+        if out.shape != shortcut.shape:
+            raise ValueError(
+                "ResBlockV2 needs use_projection=True to go from shape "
+                f"{list(inputs.shape)} to {list(out.shape)}."
+            )
+        return out + shortcut
 
 
 @runtime_checkable

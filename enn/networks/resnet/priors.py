@@ -1,7 +1,7 @@
 """Residual networks with one fixed random network as additive prior.
 
 The prior's parameters are part of the trainable tree. No gradient reaches them, but
-penalties on all parameters do: `enn.networks.prior_mask` tells them apart. There is
+penalties on all parameters do: `enn.networks.trainable_mask` tells them apart. There is
 one prior, whatever the index: these networks have no epistemic variation of their own.
 """
 
@@ -12,12 +12,11 @@ import haiku as hk
 
 from enn import base
 from enn.networks.base import EnnArray, OutputWithPrior
-from enn.networks.conv_prior import conv_prior_net
-from enn.networks.images import as_images, to_nhwc
 from enn.networks.indexers import EnsembleIndexer
-from enn.networks.layer_sizes import layer_sizes
+from enn.networks.inputs import as_images, layer_sizes, to_nhwc
+from enn.networks.priors import conv_prior_net
 from enn.networks.resnet.base import resnet_model
-from enn.networks.resnet.config import CanonicalResNets, ResNetConfig
+from enn.networks.resnet.lib import CanonicalResNets, ResNetConfig
 
 
 class _ResnetWithPrior(EnnArray):

@@ -8,12 +8,12 @@ import pytest
 
 from enn import base
 from enn.networks.base import OutputWithPrior
+from enn.networks.checkpoints import EnnCheckpoint
 from enn.networks.ensembles import EnsembleWithState
 from enn.networks.epinet.base import EpinetWithState, combine_base_epinet_as_enn
-from enn.networks.epinet.checkpoint import EnnCheckpoint
 from enn.networks.epinet.last_layer import MLPEpinetWithPrior, parse_base_hidden
 from enn.networks.indexers import EnsembleIndexer, GaussianIndexer, PrngIndexer
-from enn.networks.wrappers import wrap_net_fn_as_enn
+from enn.networks.utils import wrap_net_fn_as_enn
 from tests import golden
 from tests.networks import fast
 from tests.networks.epinet.toys import NUM_CLASSES, Checkpoint, X, stateful_base

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from enn.networks.base import OutputWithPrior
-from enn.networks.conv_prior import conv_prior_net
+from enn.networks.epinet.base import EpinetWithState
 from enn.networks.epinet.priors import (
     combine_epinet_and_prior,
     make_cifar_conv_prior,
     make_imagenet_conv_prior,
     make_imagenet_mlp_prior,
 )
-from enn.networks.epinet.protocols import EpinetWithState
 from enn.networks.indexers import GaussianIndexer
+from enn.networks.priors import conv_prior_net
 from tests import golden
 from tests.networks import cost
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from enn.networks.epinet.checkpoint import EnnCheckpoint
+from enn.networks.checkpoints import EnnCheckpoint
 from enn.networks.epinet.resnet import (
     ResnetFinalEpinet,
     ResnetFinalEpinetConfig,

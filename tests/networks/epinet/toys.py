@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from enn import base
 from enn.networks.base import OutputWithPrior
-from enn.networks.epinet.checkpoint import EnnCheckpoint
-from enn.networks.wrappers import wrap_net_fn_as_enn
+from enn.networks.checkpoints import EnnCheckpoint
+from enn.networks.utils import wrap_net_fn_as_enn
 from tests import golden
 from tests.networks import fast
 

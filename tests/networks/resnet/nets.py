@@ -1,6 +1,6 @@
 """The small residual networks of the tests."""
 
-from enn.networks.resnet.config import ResNetConfig
+from enn.networks.resnet.lib import ResNetConfig
 from tests import golden
 
 IMAGES = golden.normal(2, 8, 8, 3, seed=5)

@@ -3,9 +3,9 @@ import jax
 import numpy as np
 import pytest
 
-from enn.networks.images import to_nhwc
+from enn.networks.inputs import to_nhwc
 from enn.networks.resnet.base import EnsembleResNetENN, resnet_model
-from enn.networks.resnet.config import CanonicalResNets
+from enn.networks.resnet.lib import CanonicalResNets
 from tests import golden
 from tests.networks import fast
 from tests.networks.resnet.nets import IMAGES, TINY, V1

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from enn.networks.resnet.blocks import ResBlockV1, ResBlockV2
+from enn.networks.resnet.lib import ResBlockV1, ResBlockV2
 
 INPUTS = np.random.default_rng(0).normal(size=(2, 7, 7, 16)).astype(np.float32)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from enn.networks.resnet.base import EnsembleResNetENN
-from enn.networks.resnet.config import CanonicalResNets, ResNetConfig
+from enn.networks.resnet.lib import CanonicalResNets, ResNetConfig
 from tests.networks import fast
 
 CIFAR = ((16, 32, 64), (1, 2, 2), "V1")

@@ -5,8 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from enn.networks.resnet.config import ResNetConfig
-from enn.networks.resnet.lib import ResNet
+from enn.networks.resnet.lib import ResNet, ResNetConfig
 from tests import golden
 from tests.networks.resnet.nets import IMAGES, V1, V2
 

@@ -11,6 +11,8 @@ from jax.extend import core
 from enn import _checks, _sharding, base
 
 _MAX_BYTES = 256 * 2**20
+
+
 _CACHE_BYTES = 32 * 2**20
 """On CPU, blocks whose intermediate values stay in cache are several times faster.
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from enn import base
-from enn.networks import members
 from enn.networks.indexers import EnsembleIndexer
+from enn.networks.many_indices import members
 
 
 def from_samples(
@@ -35,7 +35,7 @@ def from_samples(
 
     Raises:
       ValueError: if there is no array, or if leading axes differ; by `apply` for an
-        index out of range, see `enn.networks.members`.
+        index out of range, see `enn.networks.many_indices.members`.
     """
     num_samples = _num_samples(stacked_params)
 

@@ -1,0 +1,82 @@
+"""Checking inputs, and bringing them into the shape and type that layers take."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from enn import _checks
+
+
+def layer_sizes(name: str, sizes: Sequence[int]) -> list[int]:
+    """Returns `sizes` as ints, or raises ValueError unless there are any, all >= 1."""
+    if not len(sizes):
+        raise ValueError(f"{name} must hold at least one layer size.")
+    return [_checks.positive_int(name, size) for size in sizes]
+
+
+def check_equal_lengths(**sequences: Sequence[Any]) -> None:
+    """Raises ValueError unless all sequences have the same length >= 1."""
+    lengths = {name: len(sequence) for name, sequence in sequences.items()}
+    if len(set(lengths.values())) != 1 or 0 in lengths.values():
+        found = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+        raise ValueError(f"One entry for each layer is needed: {found}.")
+
+
+def flat_inputs(inputs: chex.Array) -> chex.Array:
+    """Returns inputs as `[batch, num_features]`, integers as float32.
+
+    Args:
+      inputs: `[batch, ...]`, or one example `[num_features]`, which stays a vector.
+
+    Raises:
+      ValueError: if `inputs` is a scalar.
+    """
+    shape = jnp.shape(inputs)
+    if not shape:
+        raise ValueError("inputs must have shape [batch, ...], got a scalar.")
+    if len(shape) > 1:
+        shape = (shape[0], math.prod(shape[1:]))
+    dtype = jnp.result_type(inputs)
+    is_float = jnp.issubdtype(dtype, jnp.floating)
+    return jnp.reshape(jnp.asarray(inputs, dtype if is_float else jnp.float32), shape)
+
+
+def flat_batch(inputs: chex.Array) -> chex.Array:
+    """Returns a batch of inputs as `[batch, num_features]`, integers as float32.
+
+    Raises:
+      ValueError: unless `inputs` is `[batch, ...]`.
+    """
+    flat = flat_inputs(inputs)
+    _checks.shape("inputs", flat, (None, None), "[batch, ...]")
+    return flat
+
+
+def as_images(inputs: chex.Array) -> jax.Array:
+    """Returns `inputs` as floats, integers as float32.
+
+    Raises:
+      ValueError: unless `inputs` is `[batch, height, width, channels]`.
+    """
+    _checks.shape("inputs", inputs, (None,) * 4, "[batch, height, width, channels]")
+    if not jnp.issubdtype(jnp.result_type(inputs), jnp.inexact):
+        return jnp.asarray(inputs, jnp.float32)
+    return jnp.asarray(inputs)
+
+
+def to_nhwc(images: chex.Array, enable_double_transpose: bool) -> jax.Array:
+    """Returns a batch of images as `[batch, height, width, channels]`.
+
+    Args:
+      images: a batch in that order of axes, or, on TPU, in the order in which the
+        input pipeline hands batches to a TPU.
+      enable_double_transpose: whether a batch on TPU is
+        `[height, width, channels, batch]`. Without effect on other devices.
+    """
+    if enable_double_transpose and jax.default_backend() == "tpu":
+        return jnp.transpose(images, (3, 0, 1, 2))
+    return jnp.asarray(images)

@@ -1,0 +1,1 @@
+"""Why many epistemic indices are cheap."""
