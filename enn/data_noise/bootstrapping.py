@@ -206,4 +206,5 @@ def _weights_by_position(
     data_index: datasets.DataIndex | None,
     index: enn_base.Index,
 ) -> BatchWeights:
-    return draw(index, [len(row_keys.row_ids(data_index)), 1])
+    key = row_keys.as_threefry(index)
+    return draw(key, [len(row_keys.row_ids(data_index)), 1])

@@ -1,5 +1,6 @@
 """Random keys of data rows: the same row gets the same draw in every batch."""
 
+import functools
 from typing import Any
 
 import chex
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 from enn import _checks, base
 from enn.datasets import base as datasets
 from enn.networks import indexers
+
+_THREEFRY = "threefry2x32"
 
 
 def row_ids(data_index: datasets.DataIndex | None) -> jax.Array:
@@ -25,6 +28,19 @@ def row_ids(data_index: datasets.DataIndex | None) -> jax.Array:
     return jnp.asarray(_checks.as_column("data_index", data_index), jnp.int32)[:, 0]
 
 
+def as_threefry(key: chex.PRNGKey) -> chex.PRNGKey:
+    """Returns a typed or raw key as a typed one of the generator threefry.
+
+    Draws with a key of `rbg`, mapped over many keys, depend on all of them; draws with
+    the result depend on the key alone. A threefry key draws what it always drew.
+    """
+    words = jax.random.key_data(key)
+    key = jax.random.wrap_key_data(words[..., :2], impl=_THREEFRY)
+    for word in range(2, words.shape[-1]):
+        key = jax.random.fold_in(key, words[word])
+    return key
+
+
 def make_row_keys(
     indexer: Any,
     data_index: datasets.DataIndex | None,
@@ -32,7 +48,7 @@ def make_row_keys(
     seed: int,
     stream: int | None,
 ) -> chex.PRNGKey:
-    """Returns one typed or raw key for each row, `[batch]`.
+    """Returns one typed key for each row, `[batch]`, whatever JAX's default generator.
 
     The keys of an ensemble differ by member and those of a `PrngIndexer` by index;
     for a vector index they depend on the row alone.
@@ -48,11 +64,12 @@ def make_row_keys(
     """
     ids = row_ids(data_index)
     if isinstance(indexer, indexers.PrngIndexer):
-        return _fold_in_rows(index, ids, seed, stream)
+        return _fold_in_rows(as_threefry(index), ids, seed, stream)
+    make_key = functools.partial(jax.random.key, impl=_THREEFRY)
     if stream is None:
-        keys = jax.vmap(jax.random.key)(ids + seed)
+        keys = jax.vmap(make_key)(ids + seed)
     else:
-        keys = _fold_in_rows(jax.random.key(0), ids, seed, stream)
+        keys = _fold_in_rows(make_key(0), ids, seed, stream)
     if isinstance(indexer, indexers.EnsembleIndexer):
         return jax.vmap(jax.random.fold_in)(keys, _members(index, len(ids)))
     _checks.shape("index", index, (indexer.index_dim,), "[index_dim]")

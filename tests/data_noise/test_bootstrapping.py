@@ -321,3 +321,33 @@ def test_distributions_have_a_shape_and_mean_one(name):
 
 def test_distributions_are_in_order():
     assert list(bootstrapping.DISTRIBUTIONS) == ALL
+
+
+@pytest.mark.parametrize("distribution", ["exponential", "bernoulli"])
+@pytest.mark.parametrize("indexer", [ENSEMBLE, GAUSSIAN, SCALED])
+def test_weights_do_not_depend_on_the_batch_or_the_generator(indexer, distribution):
+    # Draws of rbg, mapped over keys, depend on all of them: the exponential weight of
+    # one row was 1.03, 2.08 or 1.57, depending on its batch.
+    index = indexer(jax.random.PRNGKey(7))
+    expected = _weights(indexer, distribution, index)
+    with jax.default_prng_impl("rbg"):
+        for rows in ([2], [2, 0], [1, 3, 2]):
+            weights = _weights(indexer, distribution, index, stubs.IDS[rows])
+            np.testing.assert_array_equal(weights, expected[np.array(rows)])
+
+
+@pytest.mark.parametrize("independent_seeds", [False, True])
+@pytest.mark.parametrize("distribution", ["exponential", "poisson"])
+def test_weights_of_a_prng_index_do_not_depend_on_the_other_indices(
+    distribution, independent_seeds
+):
+    # An index of four words: a typed key of rbg.
+    keys = jax.random.split(jax.random.key(3, impl="rbg"), 4)
+
+    def weights(key):
+        return _weights(PRNG, distribution, key, independent_seeds=independent_seeds)
+
+    together = jax.vmap(weights)(keys)
+    alone = np.stack([weights(key) for key in keys])
+    np.testing.assert_array_equal(together, alone)
+    assert len(np.unique(alone[:, 0])) > 1

@@ -175,3 +175,17 @@ def test_other_indexers_are_errors():
         gaussian.make_noise_fn(
             stubs.network(indexers.DirichletIndexer(np.ones(2))), 0.5
         )
+
+
+@pytest.mark.parametrize("indexer", ALL)
+def test_noise_does_not_depend_on_the_batch_or_the_generator(indexer):
+    # Draws of rbg, mapped over keys, depend on all of them.
+    index = indexer(jax.random.PRNGKey(7))
+    expected = _noise(indexer, index)
+    with jax.default_prng_impl("rbg"):
+        if indexer is PRNG:
+            index = jax.random.key(7)
+            expected = _noise(indexer, index)
+        for rows in ([2], [2, 0], [1, 3, 2]):
+            noise = _noise(indexer, index, stubs.IDS[rows])
+            np.testing.assert_array_equal(noise, expected[np.array(rows)])
