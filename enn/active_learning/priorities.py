@@ -18,8 +18,17 @@ from enn.active_learning.base import (
 )
 from enn.datasets.base import ArrayBatch
 from enn.metrics import uncertainty
-from enn.metrics.base import average_sampled_log_likelihood
-from enn.metrics.likelihood import label_log_likelihoods, marginal_probs
+from enn.metrics.base import (
+    log_mean_exp,
+    pairwise_mean,
+    pairwise_sum,
+    root_mean_square,
+)
+from enn.metrics.likelihood import (
+    class_probs,
+    label_log_likelihoods,
+    marginal_probs,
+)
 from enn.networks.forwarders import EnnBatchFwd
 
 
@@ -35,7 +44,8 @@ def variance_per_example(
     logits: chex.Array, labels: chex.Array, key: chex.PRNGKey
 ) -> jax.Array:
     """Variance of the class probabilities over indices: Σ_c varₛ pₛ(c)."""
-    return jax.nn.softmax(logits).var(axis=0).sum(axis=-1)
+    squares = uncertainty.deviations(class_probs(logits)) ** 2
+    return pairwise_sum(pairwise_mean(squares), -1)
 
 
 def nll_per_example(
@@ -46,7 +56,7 @@ def nll_per_example(
     Raises:
       ValueError: if a label is out of range.
     """
-    return -jax.vmap(average_sampled_log_likelihood, 1)(_log_probs(logits, labels))
+    return -log_mean_exp(_log_probs(logits, labels))
 
 
 def joint_nll_per_example(
@@ -60,7 +70,7 @@ def joint_nll_per_example(
     Raises:
       ValueError: if a label is out of range.
     """
-    return -10 * _log_probs(logits, labels).mean(axis=0)
+    return -10 * pairwise_mean(_log_probs(logits, labels))
 
 
 def entropy_per_example(
@@ -91,7 +101,10 @@ def bald_per_example(
     """Mutual information of label and index: H(p̄) − (1/S) Σₛ H(pₛ).
 
     Bayesian active learning by disagreement (Houlsby et al., 2011,
-    https://arxiv.org/abs/1112.5745).
+    https://arxiv.org/abs/1112.5745). Each row is scored by itself: the k rows of
+    highest score are a greedy choice, and may all tell the same. The k rows that
+    tell most together are those of BatchBALD (Kirsch et al., 2019,
+    https://arxiv.org/abs/1906.08158), which is not implemented here.
     """
     return uncertainty.mutual_information(logits)
 
@@ -123,8 +136,8 @@ def make_ucb_per_example(
     def ucb_per_example(
         logits: chex.Array, labels: chex.Array, key: chex.PRNGKey
     ) -> jax.Array:
-        values = _expected_values(logits, class_values)
-        return values.mean(axis=0) + ucb_factor * values.std(axis=0)
+        mean = _expected_values(marginal_probs(logits), class_values)
+        return mean + ucb_factor * _std_of_values(logits, class_values)
 
     return ucb_per_example
 
@@ -153,7 +166,7 @@ def make_scaled_std_per_example(
     def scaled_std_per_example(
         logits: chex.Array, labels: chex.Array, key: chex.PRNGKey
     ) -> jax.Array:
-        return _expected_values(logits, class_values).std(axis=0)
+        return _std_of_values(logits, class_values)
 
     return scaled_std_per_example
 
@@ -227,9 +240,15 @@ def _log_probs(logits: chex.Array, labels: chex.Array) -> jax.Array:
     return label_log_likelihoods(logits, jnp.asarray(labels, jnp.int32))
 
 
-def _expected_values(logits: chex.Array, class_values: chex.Array | None) -> jax.Array:
-    probs = jax.nn.softmax(logits)
+def _expected_values(probs: jax.Array, class_values: chex.Array | None) -> jax.Array:
     if class_values is None:
         return probs[..., 0]
     _checks.shape("class_values", class_values, probs.shape[-1:], "[num_classes]")
-    return probs @ jnp.asarray(class_values, probs.dtype)
+    values = jnp.asarray(class_values, probs.dtype)
+    # Not as a product of matrices, which accelerators compute in fewer bits.
+    return pairwise_sum(probs * jnp.expand_dims(values, range(probs.ndim - 1)), -1)
+
+
+def _std_of_values(logits: chex.Array, class_values: chex.Array | None) -> jax.Array:
+    changes = uncertainty.deviations(class_probs(logits))
+    return root_mean_square(_expected_values(changes, class_values))

@@ -19,7 +19,12 @@ Tree = TypeVar("Tree")
 
 
 class PrioritizedBatcher(ActiveLearner):
-    """Selects the `acquisition_size` rows of highest priority."""
+    """Selects the `acquisition_size` rows of highest priority.
+
+    Rows are scored one by one, so that the choice is greedy: with `"bald"` it may hold
+    rows that tell the same, unlike the joint choice of BatchBALD (Kirsch et al., 2019,
+    https://arxiv.org/abs/1906.08158).
+    """
 
     def __init__(
         self,
@@ -66,8 +71,8 @@ class PrioritizedBatcher(ActiveLearner):
     ) -> ArrayBatch:
         """Returns the rows of highest priority, in rising order of priority.
 
-        Among rows of equal priority, later ones are preferred; a priority of NaN counts
-        as the lowest.
+        Among rows of equal priority, later ones are preferred. Inside `jax.jit`, where
+        priorities cannot be looked at, NaN counts as the lowest.
 
         Args:
           params: parameters of the network.
@@ -77,8 +82,19 @@ class PrioritizedBatcher(ActiveLearner):
 
         Returns:
           `acquisition_size` rows, or all if there are fewer.
+
+        Raises:
+          ValueError: if a priority is NaN.
         """
         scores, _ = self._priority_fn(params, state, batch, key)
+        if _checks.is_concrete(scores) and np.isnan(scores).any():
+            row = np.flatnonzero(np.isnan(scores))[0]
+            ids = batch.data_index
+            name = "" if ids is None else f" (data_index {np.ravel(ids)[row]})"
+            raise ValueError(
+                f"priorities must not be NaN, got NaN in row {row} of {np.size(scores)}"
+                f"{name}: check the network's predictions there."
+            )
         return get_at_index(batch, _highest(scores, self.acquisition_size))
 
 

@@ -15,7 +15,6 @@ ways to make one: `make_average_aggregator` for a mean over rows, and
     print(state.value)
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -103,7 +102,9 @@ def make_average_aggregator(
         weight = np.shape(labels)[0] if weight_by_size else 1
         count = seen + weight
         batch_value = at_least_float32(metric(logits, labels))
-        return MetricsState((weight * batch_value + value * seen) / count, count)
+        # A step from the mean so far rounds less than sums that grow with the batches.
+        step = (batch_value - value) * (weight / count)
+        return MetricsState(jnp.where(seen == 0, batch_value, value + step), count)
 
     return aggregator
 
@@ -135,15 +136,64 @@ def make_sum_aggregator(
     return aggregator
 
 
-def at_least_float32(values: chex.Numeric) -> chex.Numeric:
+def at_least_float32(values: chex.Numeric) -> jax.Array:
     """Returns numbers in a type in which many may be added up.
 
     Sums in half precision stop growing, or overflow, after some hundred rows.
     """
     dtype = jnp.result_type(values)
-    if jnp.promote_types(dtype, jnp.float32) == dtype:
-        return values
-    return jnp.asarray(values, jnp.float32)
+    return jnp.asarray(values, jnp.promote_types(dtype, jnp.float32))
+
+
+def pairwise_sum(values: chex.Array, axis: int = 0) -> jax.Array:
+    """Returns the sum along `axis`, in at least float32.
+
+    Halves are added until one number is left, so that rounding errors grow with the
+    logarithm of the size. Added one after the other, 40,000 equal float32 numbers lose
+    four digits.
+    """
+    total = at_least_float32(values)
+    axis %= total.ndim
+    while (size := total.shape[axis]) > 1:
+        half = -(-size // 2)
+        first, second = jnp.split(total, [half], axis)
+        padding = [(0, 0)] * total.ndim
+        padding[axis] = (0, size % 2)
+        total = first + jnp.pad(second, padding)
+    return total.sum(axis)
+
+
+def pairwise_mean(values: chex.Array, axis: int = 0) -> jax.Array:
+    """Returns the mean along `axis`, summed by `pairwise_sum`."""
+    return pairwise_sum(values, axis) / np.shape(values)[axis]
+
+
+def root_mean_square(values: jax.Array) -> jax.Array:
+    """Returns the root of the mean square along the first axis.
+
+    Values are scaled before they are squared, for squares of small ones vanish.
+    """
+    scale = jnp.abs(values).max(axis=0)
+    safe_scale = jnp.where(scale > 0, scale, 1)
+    return safe_scale * jnp.sqrt(pairwise_mean(jnp.square(values / safe_scale[None])))
+
+
+def log_mean_exp(x: chex.Array) -> jax.Array:
+    """Returns log (1/n) Σᵢ exp xᵢ along the first axis, in at least float32.
+
+    Likelihoods close to 1 keep their precision: the log-likelihoods -1e-10 and -3e-10
+    give -2e-10.
+    """
+    x = at_least_float32(x)
+    highest = jax.lax.stop_gradient(x.max(axis=0))
+    highest = jnp.where(jnp.isfinite(highest), highest, 0)
+    gaps = x - highest[None]
+    below_one = pairwise_mean(jnp.expm1(gaps))
+    is_small = below_one > -0.5
+    log_of_mean = jnp.log(jnp.where(is_small, 1, pairwise_mean(jnp.exp(gaps))))
+    return highest + jnp.where(
+        is_small, jnp.log1p(jnp.where(is_small, below_one, 0)), log_of_mean
+    )
 
 
 @jax.jit
@@ -154,6 +204,6 @@ def average_sampled_log_likelihood(x: chex.Array) -> jax.Array:
       x: log-likelihoods, of any shape.
 
     Returns:
-      A scalar of the dtype of `x`; −∞ if all entries are.
+      A scalar, in at least float32; −∞ if all entries are.
     """
-    return jax.nn.logsumexp(x) - math.log(jnp.size(x))
+    return log_mean_exp(jnp.ravel(x))

@@ -20,6 +20,7 @@ from enn.metrics.base import (
     MetricCalculator,
     MetricsState,
     make_sum_aggregator,
+    pairwise_sum,
 )
 from enn.metrics.likelihood import check_not_empty, marginal_probs
 from enn.metrics.marginal import is_correct
@@ -153,13 +154,16 @@ def _bin_sums(
     # A confidence of 1, or above it by rounding, belongs to the last bin.
     bins = jnp.clip(bin_fn(confidence, num_bins), 0, num_bins - 1)
 
-    def total(values: jax.Array) -> jax.Array:
-        return jax.ops.segment_sum(values.astype(jnp.float32), bins, num_bins)
+    in_bin = jax.nn.one_hot(bins, num_bins, dtype=bool)
 
+    def count(rows: jax.Array) -> jax.Array:
+        return jnp.sum(in_bin & rows[:, None], axis=0, dtype=jnp.int32)
+
+    # Integers, for float32 counts end at 2²⁴.
     return {
-        "correct_sums": total(correct),
-        "prob_sums": total(confidence),
-        "counts": total(jnp.ones_like(bins)),
+        "correct_sums": count(correct == 1),
+        "prob_sums": pairwise_sum(jnp.where(in_bin, confidence[:, None], 0)),
+        "counts": count(jnp.ones_like(correct, bool)),
     }
 
 
@@ -167,4 +171,4 @@ def _bin_sums(
 def _calibration_error(bin_sums: BinSums) -> jax.Array:
     # (n_i / n) |correct_i / n_i - prob_i / n_i|, with n_i cancelled.
     gaps = jnp.abs(bin_sums["correct_sums"] - bin_sums["prob_sums"])
-    return gaps.sum() / bin_sums["counts"].sum()
+    return pairwise_sum(gaps) / bin_sums["counts"].sum()

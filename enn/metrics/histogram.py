@@ -18,6 +18,7 @@ import numpy as np
 from enn import _checks
 from enn.metrics.base import (
     AggregateMetricCalculator,
+    MetricsState,
     at_least_float32,
     make_sum_aggregator,
 )
@@ -98,10 +99,27 @@ def make_histogram_aggregator(
     """
     _checks.one_of("num_bits", num_bits, range(9, 25))
 
-    def batch_sums(logits: chex.Array, labels: chex.Array) -> ScoreHistogram:
-        return binned_histogram(score_fn(logits), value_fn(logits, labels), num_bits)
+    def aggregator(
+        logits: chex.Array, labels: chex.Array, state: MetricsState | None = None
+    ) -> MetricsState:
+        scores, values = score_fn(logits), value_fn(logits, labels)
 
-    return make_sum_aggregator(batch_sums, metric)
+        def batch_sums(logits: chex.Array, labels: chex.Array) -> ScoreHistogram:
+            return binned_histogram(scores, values, num_bits)
+
+        added = make_sum_aggregator(batch_sums, metric)(logits, labels, state)
+        # Inside `jax.jit`, scores of NaN raise no error; nor do they have a bin.
+        was_nan = jnp.isnan(state.value) if state else False
+        return added._replace(
+            value=jnp.where(was_nan, jnp.nan, nan_if_any_is(scores, added.value))
+        )
+
+    return aggregator
+
+
+def nan_if_any_is(scores: chex.Array, value: chex.Numeric) -> jax.Array:
+    """Returns NaN if any score is NaN, else `value`."""
+    return jnp.where(jnp.isnan(scores).any(), jnp.nan, value)
 
 
 def _check_rows(scores: chex.Array, values: chex.Array) -> None:
@@ -131,12 +149,22 @@ def _binned_histogram(
 
 
 def _sum_by_bin(bins: jax.Array, values: jax.Array, num_bins: int) -> ScoreHistogram:
+    counts = jax.ops.segment_sum(jnp.ones_like(bins, jnp.int32), bins, num_bins)
     # Integers, where possible: their sums do not depend on the order.
-    if jnp.issubdtype(values.dtype, jnp.floating):
-        values = jnp.asarray(at_least_float32(values))
-    else:
+    if not jnp.issubdtype(values.dtype, jnp.floating):
         values = values.astype(jnp.int32)
-    return ScoreHistogram(
-        jax.ops.segment_sum(jnp.ones_like(bins, jnp.int32), bins, num_bins),
-        jax.ops.segment_sum(values, bins, num_bins),
-    )
+        return ScoreHistogram(counts, jax.ops.segment_sum(values, bins, num_bins))
+    order = jnp.argsort(bins)
+    bins, values = bins[order], at_least_float32(values)[order]
+
+    def add_within_bin(
+        left: tuple[jax.Array, jax.Array], right: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
+        total = jnp.where(left[0] == right[0], left[1] + right[1], right[1])
+        return right[0], total
+
+    # In pairs, as `pairwise_sum` does: one after the other, sums lose digits.
+    _, sums = jax.lax.associative_scan(add_within_bin, (bins, values))
+    is_last = jnp.append(bins[1:] != bins[:-1], True)
+    totals = jnp.zeros(num_bins, sums.dtype)
+    return ScoreHistogram(counts, totals.at[bins].add(jnp.where(is_last, sums, 0)))

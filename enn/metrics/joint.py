@@ -14,7 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from enn import _checks
-from enn.metrics.base import MetricCalculator, average_sampled_log_likelihood
+from enn.metrics.base import (
+    MetricCalculator,
+    average_sampled_log_likelihood,
+    pairwise_sum,
+)
 from enn.metrics.likelihood import (
     average_log_likelihood,
     check_not_empty,
@@ -75,7 +79,7 @@ def calculate_joint_ll(logits: chex.Array, labels: chex.Array) -> jax.Array:
     """
     check_not_empty("logits", logits)
     return average_sampled_log_likelihood(
-        label_log_likelihoods(logits, labels).sum(axis=1)
+        pairwise_sum(label_log_likelihoods(logits, labels), 1)
     )
 
 
@@ -90,7 +94,8 @@ def average_joint_nll(log_likelihoods: jax.Array, tau: int) -> jax.Array:
     Returns:
       A scalar.
     """
-    return -average_log_likelihood(split_rows(log_likelihoods, 1, tau).sum(axis=2))
+    groups = split_rows(log_likelihoods, 1, tau)
+    return -average_log_likelihood(pairwise_sum(groups, 2))
 
 
 def make_nll_joint_calculator(tau: int = 10) -> MetricCalculator:
@@ -172,4 +177,4 @@ def _polyadic_nll(
         return jax.random.randint(group_key, [tau], 0, kappa, dtype=jnp.int32)
 
     drawn = jnp.take_along_axis(groups, jax.vmap(draw)(keys)[None], axis=2)
-    return -average_log_likelihood(drawn.sum(axis=2))
+    return -average_log_likelihood(pairwise_sum(drawn, 2))

@@ -6,7 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from enn import _checks
-from enn.metrics.base import average_sampled_log_likelihood
+from enn.metrics.base import (
+    at_least_float32,
+    log_mean_exp,
+    pairwise_mean,
+    pairwise_sum,
+)
 
 
 def check_labels(labels: chex.Array, batch: int, num_classes: int) -> chex.Array:
@@ -71,7 +76,28 @@ def marginal_probs(logits: jax.Array) -> jax.Array:
       ValueError: if `logits` does not have three axes.
     """
     _check_logits(logits)
-    return jax.nn.softmax(logits).mean(axis=0)
+    return pairwise_mean(class_probs(logits))
+
+
+def class_probs(logits: chex.Array) -> jax.Array:
+    """Returns the softmax over the last axis, in at least float32."""
+    logits = at_least_float32(logits)
+    highest = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+    weights = jnp.exp(logits - highest)
+    return weights / pairwise_sum(weights, -1)[..., None]
+
+
+def is_top(values: jax.Array) -> jax.Array:
+    """Marks the largest entry of the last axis, the first of equal ones."""
+    return jax.nn.one_hot(values.argmax(axis=-1), values.shape[-1], dtype=bool)
+
+
+def sum_of_others(probs: jax.Array) -> jax.Array:
+    """Returns one minus the largest probability, `[...]` of `[..., num_classes]`.
+
+    The sum of the others tells 1e-18 from 1e-22, which 1 - p rounds to 0.
+    """
+    return pairwise_sum(jnp.where(is_top(probs), 0, probs), -1)
 
 
 def label_log_likelihoods(logits: chex.Array, labels: chex.Array) -> jax.Array:
@@ -97,14 +123,18 @@ def label_log_likelihoods(logits: chex.Array, labels: chex.Array) -> jax.Array:
 @jax.jit
 def _log_likelihoods(logits: chex.Array, labels: chex.Array) -> jax.Array:
     # log_softmax, but picked before it is normalised: no array of all classes is made.
-    shifted = logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
-    return at_labels(shifted, labels) - jnp.log(jnp.exp(shifted).sum(axis=-1))
+    # The largest entry adds exp 0 = 1 to the normaliser, and log1p the others to it.
+    logits = at_least_float32(logits)
+    top = logits.argmax(axis=-1, keepdims=True)
+    shifted = logits - jnp.take_along_axis(logits, top, axis=-1)
+    others = jnp.where(is_top(logits), 0, jnp.exp(shifted))
+    return at_labels(shifted, labels) - jnp.log1p(pairwise_sum(others, -1))
 
 
 @jax.jit
 def average_log_likelihood(log_likelihoods: jax.Array) -> jax.Array:
     """Mean over n of log (1/S) Σₛ exp ℓₛₙ, for ℓ of shape `[num_enn_samples, n]`."""
-    return jnp.mean(jax.vmap(average_sampled_log_likelihood, 1)(log_likelihoods))
+    return pairwise_mean(log_mean_exp(log_likelihoods))
 
 
 def _check_logits(logits: chex.Array) -> None:

@@ -9,7 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from enn import _checks
-from enn.metrics.base import MetricCalculator
+from enn.metrics.base import (
+    MetricCalculator,
+    at_least_float32,
+    pairwise_mean,
+    pairwise_sum,
+)
 from enn.metrics.likelihood import (
     at_labels,
     average_log_likelihood,
@@ -42,7 +47,7 @@ def categorical_log_likelihood(probs: chex.Array, labels: chex.Array) -> jax.Arr
 
 @jax.jit
 def _log_likelihood(probs: chex.Array, classes: chex.Array) -> jax.Array:
-    return jnp.sum(jnp.log(at_labels(probs, classes)))
+    return pairwise_sum(jnp.log(at_least_float32(at_labels(probs, classes))))
 
 
 def calculate_marginal_ll(logits: chex.Array, labels: chex.Array) -> jax.Array:
@@ -83,13 +88,13 @@ def calculate_accuracy(logits: chex.Array, labels: chex.Array) -> jax.Array:
       labels: classes `[batch, 1]`.
 
     Returns:
-      A scalar in [0, 1].
+      A scalar in [0, 1]; NaN if a logit is NaN.
 
     Raises:
       ValueError: if a label is no integer in range, or a shape is wrong.
     """
     check_not_empty("logits", logits)
-    return jnp.mean(is_correct(marginal_probs(logits), labels))
+    return pairwise_mean(is_correct(marginal_probs(logits), labels))
 
 
 def make_accuracy_calculator() -> MetricCalculator:
@@ -105,7 +110,7 @@ def is_correct(probs: jax.Array, labels: chex.Array) -> jax.Array:
       labels: classes `[batch, 1]`.
 
     Returns:
-      Booleans `[batch]`.
+      1, 0, or NaN where a probability is NaN, `[batch]`.
 
     Raises:
       ValueError: if a label is no integer in range, or the shape is not `[batch, 1]`.
@@ -115,4 +120,6 @@ def is_correct(probs: jax.Array, labels: chex.Array) -> jax.Array:
 
 @jax.jit
 def _is_most_probable(probs: jax.Array, classes: chex.Array) -> jax.Array:
-    return jnp.argmax(probs, axis=-1) == classes
+    # argmax takes NaN for the largest, which may be the label.
+    is_nan = jnp.isnan(probs).any(axis=-1)
+    return jnp.where(is_nan, jnp.nan, jnp.argmax(probs, axis=-1) == classes)

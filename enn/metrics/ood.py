@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from enn import _checks
-from enn.metrics.base import AggregateMetricCalculator
+from enn.metrics.base import AggregateMetricCalculator, pairwise_sum
 from enn.metrics.histogram import (
     ScoreFn,
     ScoreHistogram,
     exact_histogram,
     make_histogram_aggregator,
+    nan_if_any_is,
 )
 
 
@@ -34,7 +35,8 @@ def calculate_auroc(scores: chex.Array, is_ood: chex.Array) -> jax.Array:
     Raises:
       ValueError: if `is_ood` is neither 0 nor 1, shapes differ, or a score is NaN.
     """
-    return _auroc(exact_histogram(scores, _as_binary(is_ood)))
+    area = _auroc(exact_histogram(scores, _as_binary(is_ood)))
+    return nan_if_any_is(scores, area)
 
 
 def calculate_aupr(scores: chex.Array, is_ood: chex.Array) -> jax.Array:
@@ -54,7 +56,8 @@ def calculate_aupr(scores: chex.Array, is_ood: chex.Array) -> jax.Array:
     Raises:
       ValueError: if `is_ood` is neither 0 nor 1, shapes differ, or a score is NaN.
     """
-    return _aupr(exact_histogram(scores, _as_binary(is_ood)))
+    area = _aupr(exact_histogram(scores, _as_binary(is_ood)))
+    return nan_if_any_is(scores, area)
 
 
 def make_auroc_aggregator(
@@ -113,7 +116,7 @@ def _binary_labels(logits: chex.Array, is_ood: chex.Array) -> jax.Array:
 def _auroc(histogram: ScoreHistogram) -> jax.Array:
     positives, negatives = histogram.totals, histogram.counts - histogram.totals
     beaten = jnp.cumsum(negatives) - negatives / 2
-    wins = jnp.sum(positives * beaten)
+    wins = pairwise_sum(positives * beaten)
     pairs = positives.sum() * negatives.sum().astype(wins.dtype)
     return jnp.where(pairs > 0, wins / jnp.maximum(pairs, 1), 0.5)
 
@@ -123,4 +126,4 @@ def _aupr(histogram: ScoreHistogram) -> jax.Array:
     counts, positives = histogram
     num_called = jnp.cumsum(counts[::-1])[::-1]
     precision = jnp.cumsum(positives[::-1])[::-1] / jnp.maximum(num_called, 1)
-    return jnp.sum(positives * precision) / jnp.maximum(positives.sum(), 1)
+    return pairwise_sum(positives * precision) / jnp.maximum(positives.sum(), 1)

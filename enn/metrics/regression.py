@@ -5,18 +5,30 @@ over rows or groups of rows: `make_average_aggregator(metric, weight_by_size=Tru
 streams them.
 """
 
+import functools
+import math
+
 import chex
 import jax
 import jax.numpy as jnp
 
 from enn import _checks
-from enn.metrics.base import MetricCalculator, average_sampled_log_likelihood
+from enn.metrics.base import (
+    MetricCalculator,
+    at_least_float32,
+    average_sampled_log_likelihood,
+    pairwise_mean,
+    pairwise_sum,
+    root_mean_square,
+)
 from enn.metrics.joint import average_joint_nll
 from enn.metrics.likelihood import check_not_empty
 
 
-@jax.jit
-def calculate_crps(samples: chex.Array, targets: chex.Array) -> jax.Array:
+@functools.partial(jax.jit, static_argnames="fair")
+def calculate_crps(
+    samples: chex.Array, targets: chex.Array, fair: bool = False
+) -> jax.Array:
     """Continuous ranked probability score, mean over the batch, in units of the target.
 
     The energy form, E|X − y| − ½ E|X − X′| for X and X′ independent among the samples:
@@ -26,20 +38,34 @@ def calculate_crps(samples: chex.Array, targets: chex.Array) -> jax.Array:
     Args:
       samples: `[num_enn_samples, batch, 1]`.
       targets: `[batch, 1]`.
+      fair: whether X and X′ are two different samples. Then the expected score does
+        not depend on the number of samples, and is that of the distribution they are
+        drawn from (Ferro, 2014, https://doi.org/10.1002/qj.2270).
 
     Returns:
-      A scalar.
+      A scalar; a fair one may be negative.
 
     Raises:
-      ValueError: if a shape is wrong.
+      ValueError: if a shape is wrong, or there is only one sample for a fair score.
+
+    >>> samples, targets = np.array([[[1.0]], [[3.0]]]), np.array([[2.0]])
+    >>> float(calculate_crps(samples, targets))  # 1 - ½ · (0 + 2 + 2 + 0) / 4
+    0.5
+    >>> float(calculate_crps(samples, targets, fair=True))  # 1 - ½ · 2
+    0.0
     """
     samples, targets = _check_shapes(samples, targets)
-    # For sorted errors, ½ E|X − X'| = Σᵢ (2i − S − 1) xᵢ / S²: no S² differences.
-    errors = jnp.sort(samples - targets[None], axis=0)
     num_samples = len(samples)
+    if fair and num_samples < 2:
+        raise ValueError(f"a fair CRPS needs at least 2 samples, got {num_samples}.")
+    # For sorted errors, ½ E|X - X'| = Σᵢ (2i − S − 1) xᵢ / S²: no S² differences. The
+    # factors add up to 0, so that errors may be taken from the one in the middle.
+    errors = jnp.sort(samples - targets[None], axis=0)
+    gaps = errors - errors[num_samples // 2][None]
     ranks = jnp.arange(1 - num_samples, num_samples, 2, dtype=errors.dtype)
-    spread = jnp.mean(ranks[:, None, None] * errors, axis=0) / num_samples
-    return jnp.mean(jnp.abs(errors).mean(axis=0) - spread)
+    spread = pairwise_mean(ranks[:, None, None] * gaps)
+    spread /= num_samples - 1 if fair else num_samples
+    return pairwise_mean((pairwise_mean(jnp.abs(errors)) - spread)[:, 0])
 
 
 def make_gaussian_nll_calculator(noise_std: float = 0.0) -> MetricCalculator:
@@ -64,8 +90,9 @@ def make_gaussian_nll_calculator(noise_std: float = 0.0) -> MetricCalculator:
     @jax.jit
     def calculator(samples: chex.Array, targets: chex.Array) -> jax.Array:
         samples, targets = _check_shapes(samples, targets)
-        std = jnp.sqrt(samples.var(axis=0) + noise_std**2)
-        return -jax.scipy.stats.norm.logpdf(targets, samples.mean(axis=0), std).mean()
+        mean = pairwise_mean(samples)
+        std = jnp.hypot(root_mean_square(samples - mean[None]), noise_std)
+        return -pairwise_mean(_log_normal((targets - mean) / std, std)[:, 0])
 
     return calculator
 
@@ -97,7 +124,7 @@ def _joint_ll(
     samples: chex.Array, targets: chex.Array, noise_std: chex.Numeric
 ) -> jax.Array:
     log_likelihoods = _log_likelihoods(samples, targets, noise_std)
-    return average_sampled_log_likelihood(log_likelihoods.sum(axis=1))
+    return average_sampled_log_likelihood(pairwise_sum(log_likelihoods, 1))
 
 
 def make_gaussian_nll_joint_calculator(
@@ -135,7 +162,12 @@ def _log_likelihoods(
     samples: chex.Array, targets: chex.Array, noise_std: chex.Numeric
 ) -> jax.Array:
     samples, targets = _check_shapes(samples, targets)
-    return jax.scipy.stats.norm.logpdf(targets[None], samples, noise_std)[..., 0]
+    return _log_normal((targets[None] - samples) / noise_std, noise_std)[..., 0]
+
+
+def _log_normal(distance: jax.Array, scale: chex.Numeric) -> jax.Array:
+    """Log-density of a Gaussian at `distance` standard deviations from its mean."""
+    return -0.5 * distance**2 - jnp.log(scale) - 0.5 * math.log(2 * math.pi)
 
 
 def _check_noise(noise_std: float) -> None:
@@ -150,4 +182,4 @@ def _check_shapes(
     _checks.shape("samples", samples, (None, None, 1), axes)
     check_not_empty("samples", samples)
     _checks.shape("targets", targets, (samples.shape[1], 1), "[batch, 1]")
-    return jnp.asarray(samples), jnp.asarray(targets)
+    return at_least_float32(samples), at_least_float32(targets)

@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from enn.metrics.base import pairwise_mean, pairwise_sum
 from enn.metrics.likelihood import check_labels, check_not_empty, marginal_probs
 
 
@@ -31,5 +32,8 @@ def calculate_brier_score(logits: chex.Array, labels: chex.Array) -> jax.Array:
 
 @jax.jit
 def _mean_squared_distance(probs: jax.Array, classes: chex.Array) -> jax.Array:
-    targets = jax.nn.one_hot(classes, probs.shape[-1], dtype=probs.dtype)
-    return jnp.mean(jnp.sum((probs - targets) ** 2, axis=-1))
+    is_label = jax.nn.one_hot(classes, probs.shape[-1], dtype=bool)
+    others = jnp.where(is_label, 0, probs)
+    # The distance of the label, 1 - p, is the sum of the others.
+    distances = pairwise_sum(others**2, -1) + pairwise_sum(others, -1) ** 2
+    return pairwise_mean(distances)

@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from enn.metrics.base import AggregateMetricCalculator, PerExampleMetric
+from enn.metrics.base import AggregateMetricCalculator, PerExampleMetric, pairwise_sum
 from enn.metrics.histogram import (
     ScoreFn,
     ScoreHistogram,
     exact_histogram,
     make_histogram_aggregator,
+    nan_if_any_is,
 )
 from enn.metrics.likelihood import marginal_probs
 from enn.metrics.marginal import is_correct
@@ -37,7 +38,7 @@ class RiskCoverageCurve(NamedTuple):
 
 
 def zero_one_loss(logits: chex.Array, labels: chex.Array) -> jax.Array:
-    """Whether the marginal prediction is wrong: booleans `[batch]`.
+    """Whether the marginal prediction is wrong: 1, 0, or NaN for NaN logits, `[batch]`.
 
     Args:
       logits: `[num_enn_samples, batch, num_classes]`.
@@ -46,7 +47,7 @@ def zero_one_loss(logits: chex.Array, labels: chex.Array) -> jax.Array:
     Raises:
       ValueError: if a label is no integer in range, or a shape is wrong.
     """
-    return ~is_correct(marginal_probs(logits), labels)
+    return 1 - is_correct(marginal_probs(logits), labels)
 
 
 def calculate_aurc(uncertainty: chex.Array, losses: chex.Array) -> jax.Array:
@@ -65,7 +66,8 @@ def calculate_aurc(uncertainty: chex.Array, losses: chex.Array) -> jax.Array:
     Raises:
       ValueError: if the shapes differ, or an uncertainty is NaN.
     """
-    return _aurc(exact_histogram(uncertainty, losses))
+    area = _aurc(exact_histogram(uncertainty, losses))
+    return nan_if_any_is(uncertainty, area)
 
 
 def make_aurc_aggregator(
@@ -113,4 +115,4 @@ def _risk(histogram: ScoreHistogram) -> jax.Array:
 @jax.jit
 def _aurc(histogram: ScoreHistogram) -> jax.Array:
     counts = histogram.counts
-    return jnp.sum(counts * _risk(histogram)) / jnp.maximum(counts.sum(), 1)
+    return pairwise_sum(counts * _risk(histogram)) / jnp.maximum(counts.sum(), 1)

@@ -7,8 +7,10 @@ rank rows to find out-of-distribution inputs (`enn.metrics.ood`), to abstain
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from enn.metrics.likelihood import marginal_probs
+from enn.metrics.base import pairwise_mean, pairwise_sum
+from enn.metrics.likelihood import class_probs, is_top, marginal_probs, sum_of_others
 
 
 @jax.jit
@@ -18,7 +20,7 @@ def variation_ratio(logits: jax.Array) -> jax.Array:
     Args:
       logits: `[num_enn_samples, batch, num_classes]`.
     """
-    return 1 - marginal_probs(logits).max(axis=-1)
+    return sum_of_others(marginal_probs(logits))
 
 
 @jax.jit
@@ -28,7 +30,13 @@ def predictive_entropy(logits: jax.Array) -> jax.Array:
     Args:
       logits: `[num_enn_samples, batch, num_classes]`.
     """
-    return _entropy(marginal_probs(logits))
+    probs = marginal_probs(logits)
+    # Close to 1, -log p is the sum of the others to first order, and not -log of 1.
+    top = is_top(probs) & (probs > 0.5)
+    others = jnp.broadcast_to(sum_of_others(probs)[..., None], probs.shape)
+    log_top = jnp.log1p(-jnp.where(top, others, 0))
+    log_other = jnp.log(jnp.where(top | (probs == 0), 1, probs))
+    return pairwise_sum(-probs * jnp.where(top, log_top, log_other), -1)
 
 
 @jax.jit
@@ -36,14 +44,43 @@ def mutual_information(logits: jax.Array) -> jax.Array:
     """Mutual information of label and epistemic index, in nats, `[batch]`.
 
     H(p̄) − (1/S) Σₛ H(pₛ): the epistemic part of the total uncertainty, known as BALD
-    (Houlsby et al., 2011, https://arxiv.org/abs/1112.5745).
+    (Houlsby et al., 2011, https://arxiv.org/abs/1112.5745). It scores each row by
+    itself; what several rows tell together is BatchBALD (Kirsch et al., 2019,
+    https://arxiv.org/abs/1906.08158), which is not implemented here.
 
     Args:
       logits: `[num_enn_samples, batch, num_classes]`.
     """
-    expected_entropy = _entropy(jax.nn.softmax(logits)).mean(axis=0)
-    return predictive_entropy(logits) - expected_entropy
+    # As (1/S) Σₛ KL(pₛ ‖ p̄) = (1/S) Σₛ Σ_c p̄ φ(u), with u = pₛ/p̄ - 1 and
+    # φ(u) = (1 + u) log(1 + u) - u: no term is negative, and so nothing cancels.
+    probs = class_probs(logits)
+    mean = jnp.broadcast_to(marginal_probs(logits)[None], probs.shape)
+    safe_mean = jnp.where(mean > 0, mean, 1)
+    ratio, change = probs / safe_mean, deviations(probs) / safe_mean
+    is_small = jnp.abs(change) < 0.2
+    series = jnp.polyval(_SERIES, jnp.where(is_small, change, 0))
+    safe_ratio = jnp.where(is_small | (ratio == 0), 1, ratio)
+    phi = jnp.where(is_small, series, ratio * jnp.log(safe_ratio) - change)
+    return pairwise_sum(pairwise_mean(mean * phi), -1)
 
 
-def _entropy(probs: jax.Array) -> jax.Array:
-    return jnp.sum(jax.scipy.special.entr(probs), axis=-1)
+# φ(u) = Σₖ (-u)ᵏ / (k (k - 1)) from k = 2 on, highest power first.
+_SERIES = np.array([(-1) ** k / (k * (k - 1)) for k in range(14, 1, -1)] + [0, 0])
+
+
+def deviations(probs: jax.Array) -> jax.Array:
+    """Returns pₛ − p̄, `[num_enn_samples, batch, num_classes]` as `probs`.
+
+    Those of members that agree are 0, and those of probabilities close to 1 are taken
+    from the other classes, and so are not lost in rounding.
+    """
+    others = sum_of_others(probs)[..., None]
+    complements = jnp.where(is_top(probs), others, 1 - probs)
+    is_large = probs.mean(axis=0, keepdims=True) > 0.5
+    return jnp.where(is_large, -_centred(complements), _centred(probs))
+
+
+def _centred(values: jax.Array) -> jax.Array:
+    """Returns values minus their mean over the first axis, 0 if all are equal."""
+    differences = values - values[:1]
+    return differences - pairwise_mean(differences)[None]

@@ -173,6 +173,25 @@ def test_other_priorities_do_not_look_at_labels(name):
     )
 
 
+@pytest.mark.strict
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"uniform"}))
+def test_masked_classes_count_for_nothing(name):
+    masked = np.full([9, 6, 2], -np.inf, np.float32)
+    logits = np.concatenate([SMALL_LOGITS[:3], masked[:3]], axis=-1)
+    scores = _score(name, logits, SMALL_LABELS)
+    expected = _score(name, SMALL_LOGITS[:3], SMALL_LABELS)
+    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"uniform"}))
+def test_logits_of_nan_have_no_priority(name):
+    logits = SMALL_LOGITS.copy()
+    logits[1, 2, 3] = np.nan
+    score = jax.jit(active_learning.get_per_example_priority(name))
+    nan = np.isnan(score(logits, SMALL_LABELS, KEY))
+    np.testing.assert_array_equal(nan, np.arange(6) == 2)
+
+
 def test_margin_of_one_class_is_an_error():
     with pytest.raises(ValueError, match="margin needs at least 2 classes, got 1"):
         _score("margin", np.zeros([3, 2, 1]), np.zeros([2, 1], np.int32))

@@ -60,10 +60,16 @@ def test_rows_come_in_rising_priority_and_later_ones_win_ties():
     assert _picked(_by_score([1.0, 1.0, 0.0, 1.0, 1.0]), _pool(5)) == [1, 3, 4]
 
 
-def test_nan_is_the_lowest_priority():
+def test_nan_is_an_error_that_names_the_row_and_under_jit_the_lowest_priority():
     # It sorted last, and so won.
     scores = np.array([1.0, np.nan, -5.0, np.nan, 2.0], np.float32)
-    assert _picked(_by_score(scores), _pool(5)) == [2, 0, 4]
+    with pytest.raises(ValueError, match="got NaN in row 1 of 5"):
+        _picked(_by_score(scores), _pool(5))
+    ids = np.arange(5)[:, None] + 30
+    with pytest.raises(ValueError, match=r"row 1 of 5 \(data_index 31\)"):
+        _picked(_by_score(scores), _pool(5, data_index=ids))
+    sample = jax.jit(_by_score(scores).sample_batch)
+    assert np.ravel(sample({}, {}, _pool(5), KEY).y).tolist() == [2, 0, 4]
 
 
 @pytest.mark.parametrize("size", [1, 2])

@@ -80,7 +80,7 @@ def test_starts_from_the_default_state():
     assert started.count == fresh.count == 1
 
 
-def test_state_holds_float32_sums_of_each_bin():
+def test_state_holds_sums_of_each_bin():
     ece = metrics.ExpectedCalibrationError(4)
     logits = logits_of([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]])
     state = ece(logits, np.array([[0], [0], [0]]))
@@ -91,7 +91,25 @@ def test_state_holds_float32_sums_of_each_bin():
     np.testing.assert_allclose(sums.pop("prob_sums"), [0, 0, 1.2, 3.4], rtol=1e-6)
     np.testing.assert_allclose(sums.pop("counts"), [0, 0, 2, 4])
     assert not sums
-    assert all(value.dtype == np.float32 for value in state.extra.values())
+
+
+def test_counts_are_exact_beyond_what_float32_counts():
+    # float32 stays at 2^24 = 16,777,216 when one is added.
+    ece = metrics.ExpectedCalibrationError(2)
+    batch = logits_of([[0.9, 0.1]]), np.array([[0]])
+    state = ece(*batch)
+    many = {name: values * 2**24 for name, values in state.extra.items()}
+    state = ece(*batch, state._replace(extra=many))
+    np.testing.assert_array_equal(state.extra["counts"], [0, 2**24 + 1])
+    np.testing.assert_array_equal(state.extra["correct_sums"], [0, 2**24 + 1])
+    np.testing.assert_allclose(state.value, 0.1, rtol=1e-6)
+
+
+def test_equal_logits_of_many_classes_lose_no_row():
+    logits = np.full([3, 40, 1000], 7, np.float32)
+    state = metrics.ExpectedCalibrationError(1000)(logits, np.zeros([40, 1], int))
+    assert int(state.extra["counts"].sum()) == 40
+    np.testing.assert_allclose(state.value, 1 - 1e-3, rtol=1e-6)
 
 
 @pytest.mark.strict

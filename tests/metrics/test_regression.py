@@ -143,3 +143,22 @@ def test_joint_calculator_needs_noise_and_enough_rows():
         metrics.make_gaussian_nll_joint_calculator(1.0, tau=0)
     with pytest.raises(ValueError, match="at least 13 rows, got 12"):
         metrics.make_gaussian_nll_joint_calculator(1.0, tau=13)(SAMPLES, TARGETS)
+
+
+@pytest.mark.parametrize("num_samples", [2, 3, 100])
+def test_a_fair_crps_does_not_depend_on_the_number_of_samples(num_samples):
+    # Of N(0, 1) at 0: E|X| - E|X - X'| / 2 = sqrt(2 / pi) - 1 / sqrt(pi) = 0.2337.
+    rows = 200_000 // num_samples
+    samples = np.random.default_rng(0).normal(size=(num_samples, rows, 1))
+    targets = np.zeros([rows, 1])
+    expected = np.sqrt(2 / np.pi) - 1 / np.sqrt(np.pi)
+    fair = metrics.calculate_crps(samples, targets, fair=True)
+    np.testing.assert_allclose(fair, expected, atol=6e-3)
+    empirical = metrics.calculate_crps(samples, targets)
+    excess = 1 / (np.sqrt(np.pi) * num_samples)
+    np.testing.assert_allclose(empirical - fair, excess, rtol=0.02)
+
+
+def test_a_fair_crps_of_one_sample_is_an_error():
+    with pytest.raises(ValueError, match="needs at least 2 samples, got 1"):
+        metrics.calculate_crps(np.zeros([1, 3, 1]), np.zeros([3, 1]), fair=True)

@@ -149,3 +149,68 @@ def test_means_of_nothing_are_errors(name, axis):
 def test_other_metrics_of_nothing_are_errors(metric):
     with pytest.raises(ValueError, match="must not be empty"):
         metric(LOGITS[:, :0], LABELS[:0])
+
+
+def _as_nan(name, rows):
+    logits, labels = (np.array(values) for values in _rows(name))
+    logits[:, rows] = np.nan
+    return logits, labels
+
+
+@pytest.mark.parametrize("rows", [slice(None), slice(5, 6)], ids=["all", "one"])
+@pytest.mark.parametrize("name", AGGREGATORS)
+def test_nan_is_no_class_and_no_number(name, rows):
+    # Logits of NaN counted as right where the label was class 0.
+    logits, labels = _as_nan(name, rows)
+    state = COMPILED[name].run(logits, labels, None)
+    assert np.isnan(state.value)
+    later = COMPILED[name].run(*_rows(name), state)
+    assert np.isnan(later.value)
+    if name in HISTOGRAMS:
+        with pytest.raises(ValueError, match="scores must not be NaN"):
+            AGGREGATORS[name](logits, labels)
+    else:
+        assert np.isnan(AGGREGATORS[name](logits, labels).value)
+
+
+def test_areas_of_nan_scores_are_nan_under_jit():
+    scores, values = np.array([0.0, np.nan, 1.0]), np.array([0, 1, 1])
+    for area in [
+        metrics.calculate_auroc,
+        metrics.calculate_aupr,
+        metrics.calculate_aurc,
+    ]:
+        assert np.isnan(jax.jit(area)(scores, values))
+
+
+def test_losses_of_nan_logits_are_nan():
+    logits, labels = _as_nan("aurc", slice(3, 5))
+    losses = metrics.zero_one_loss(logits, labels)
+    np.testing.assert_array_equal(np.isnan(losses), np.isin(np.arange(24), [3, 4]))
+    aurc = metrics.make_aurc_aggregator(lambda logits: np.arange(24.0))
+    assert np.isnan(aurc(logits, labels).value)
+
+
+@pytest.mark.parametrize("name", AGGREGATORS)
+def test_one_sample_gives_what_two_equal_ones_give(name):
+    logits, labels = _rows(name)
+    logits = logits[:1] if name in CLASSIFICATION or name == "aupr" else logits
+    twice = np.concatenate([logits, logits])
+    one, two = (AGGREGATORS[name](x, labels).value for x in (logits, twice))
+    np.testing.assert_allclose(one, two, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", HISTOGRAMS)
+def test_areas_do_not_depend_on_the_order_of_rows_also_where_scores_are_tied(name):
+    area = {
+        "auroc": metrics.calculate_auroc,
+        "aupr": metrics.calculate_aupr,
+        "aurc": metrics.calculate_aurc,
+    }[name]
+    rng = np.random.default_rng(0)
+    scores, values = rng.integers(4, size=24), rng.integers(2, size=24)
+    expected = float(area(scores, values))
+    for _ in range(5):
+        order = rng.permutation(24)
+        assert float(area(scores[order], values[order])) == expected
+    assert float(area(scores, 0 * values + values.min())) in (0, 0.5)
