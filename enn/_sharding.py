@@ -6,6 +6,8 @@ programs accordingly. Without a mesh, None, everything stays where it is.
 """
 
 import contextlib
+import functools
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
@@ -17,6 +19,7 @@ DATA = "data"
 INDEX = "index"
 
 Tree = TypeVar("Tree")
+_Fn = TypeVar("_Fn", bound=Callable[..., Any])
 
 
 def check_mesh(mesh: Any) -> Mesh | None:
@@ -159,3 +162,37 @@ def _index_spec(rank: int, axis: int, others: Any) -> PartitionSpec:
 def fetch(mesh: Mesh | None, tree: Tree) -> Tree:
     """Returns arrays on a mesh as NumPy arrays, whole in every process."""
     return tree if mesh is None else jax.device_get(put_everywhere(mesh, tree))
+
+
+def allow_explicit_axes(fn: _Fn) -> _Fn:
+    """Returns `fn`, for arrays sharded over the explicit axes of a mesh too.
+
+    Those are the axes of `jax.make_mesh`. They put shardings into the types of arrays,
+    and then leave it to the user how to shard what gathers, sorts and splits give. Here
+    XLA decides, as on meshes of other axes.
+
+    Args:
+      fn: gives arrays. With explicit axes these are whole on every device.
+    """
+
+    @functools.wraps(fn)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        leaves, treedef = jax.tree.flatten((args, kwargs))
+        places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
+        arrays = [leaves[i] for i in places]
+        meshes = (jax.typeof(array).sharding.mesh for array in arrays)
+        mesh = next((mesh for mesh in meshes if mesh.explicit_axes), None)
+        if mesh is None:
+            return fn(*args, **kwargs)
+
+        def call(*arrays: jax.Array) -> Any:
+            for i, array in zip(places, arrays, strict=True):
+                leaves[i] = array
+            args, kwargs = jax.tree.unflatten(treedef, leaves)
+            return fn(*args, **kwargs)
+
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        axes = mesh.explicit_axes
+        return jax.sharding.auto_axes(call, axes=axes, out_sharding=everywhere)(*arrays)
+
+    return wrapped  # pyrefly: ignore[bad-return]

@@ -9,7 +9,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from enn import _checks
+from enn import _checks, _sharding
 from enn.active_learning.base import (
     PerExamplePriority,
     PriorityFn,
@@ -39,6 +39,7 @@ def uniform_per_example(
     return jax.random.uniform(key, labels.shape[:1], jnp.float32)
 
 
+@_sharding.allow_explicit_axes
 @jax.jit
 def variance_per_example(
     logits: chex.Array, labels: chex.Array, key: chex.PRNGKey

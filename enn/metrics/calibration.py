@@ -14,7 +14,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from enn import _checks
+from enn import _checks, _sharding
 from enn.metrics.base import (
     AggregateMetricCalculator,
     MetricCalculator,
@@ -143,6 +143,7 @@ def _bin_by_floor(confidence: jax.Array, num_bins: int) -> jax.Array:
     return jnp.floor(confidence * num_bins).astype(jnp.int32)
 
 
+@_sharding.allow_explicit_axes
 @functools.partial(jax.jit, static_argnames=("num_bins", "bin_fn"))
 def _bin_sums(
     probs: jax.Array,

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from enn import _checks
+from enn import _checks, _sharding
 from enn.metrics.base import (
     AggregateMetricCalculator,
     MetricsState,
@@ -39,6 +39,7 @@ class ScoreHistogram(NamedTuple):
     totals: jax.Array
 
 
+@_sharding.allow_explicit_axes
 def exact_histogram(scores: chex.Array, values: chex.Array) -> ScoreHistogram:
     """Returns the histogram with one bin for each distinct score.
 
@@ -56,6 +57,7 @@ def exact_histogram(scores: chex.Array, values: chex.Array) -> ScoreHistogram:
     return _exact_histogram(scores, values)
 
 
+@_sharding.allow_explicit_axes
 def binned_histogram(
     scores: chex.Array, values: chex.Array, num_bits: int = 16
 ) -> ScoreHistogram:

@@ -13,7 +13,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from enn import _checks
+from enn import _checks, _sharding
 from enn.metrics.base import (
     MetricCalculator,
     average_sampled_log_likelihood,
@@ -159,6 +159,7 @@ def make_nll_polyadic_calculator(
     return calculator
 
 
+@_sharding.allow_explicit_axes
 @jax.jit
 def _key_from_labels(labels: chex.Array) -> chex.PRNGKey:
     values = jnp.asarray(labels)[:, 0].astype(jnp.int32)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from enn import _checks
+from enn import _checks, _sharding
 from enn.metrics.base import (
     at_least_float32,
     log_mean_exp,
@@ -62,6 +62,7 @@ def at_labels(values: chex.Array, labels: chex.Array) -> jax.Array:
     return picked.get(mode="fill", wrap_negative_indices=False)
 
 
+@_sharding.allow_explicit_axes
 @jax.jit
 def marginal_probs(logits: jax.Array) -> jax.Array:
     """Class probabilities averaged over the index samples.
@@ -100,6 +101,7 @@ def sum_of_others(probs: jax.Array) -> jax.Array:
     return pairwise_sum(jnp.where(is_top(probs), 0, probs), -1)
 
 
+@_sharding.allow_explicit_axes
 def label_log_likelihoods(logits: chex.Array, labels: chex.Array) -> jax.Array:
     """Log-probability of each label under each index sample.
 

@@ -8,7 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from enn import _checks
+from enn import _checks, _sharding
 from enn.metrics.base import (
     MetricCalculator,
     at_least_float32,
@@ -45,6 +45,7 @@ def categorical_log_likelihood(probs: chex.Array, labels: chex.Array) -> jax.Arr
     return _log_likelihood(probs, classes)
 
 
+@_sharding.allow_explicit_axes
 @jax.jit
 def _log_likelihood(probs: chex.Array, classes: chex.Array) -> jax.Array:
     return pairwise_sum(jnp.log(at_least_float32(at_labels(probs, classes))))
@@ -118,6 +119,7 @@ def is_correct(probs: jax.Array, labels: chex.Array) -> jax.Array:
     return _is_most_probable(probs, check_labels(labels, *probs.shape))
 
 
+@_sharding.allow_explicit_axes
 @jax.jit
 def _is_most_probable(probs: jax.Array, classes: chex.Array) -> jax.Array:
     # argmax takes NaN for the largest, which may be the label.

@@ -12,7 +12,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from enn import _checks
+from enn import _checks, _sharding
 from enn.metrics.base import (
     MetricCalculator,
     at_least_float32,
@@ -25,6 +25,7 @@ from enn.metrics.joint import average_joint_nll
 from enn.metrics.likelihood import check_not_empty
 
 
+@_sharding.allow_explicit_axes
 @functools.partial(jax.jit, static_argnames="fair")
 def calculate_crps(
     samples: chex.Array, targets: chex.Array, fair: bool = False
@@ -87,6 +88,7 @@ def make_gaussian_nll_calculator(noise_std: float = 0.0) -> MetricCalculator:
     if not noise_std >= 0:
         raise ValueError(f"noise_std must be >= 0, got {noise_std!r}.")
 
+    @_sharding.allow_explicit_axes
     @jax.jit
     def calculator(samples: chex.Array, targets: chex.Array) -> jax.Array:
         samples, targets = _check_shapes(samples, targets)
@@ -119,6 +121,7 @@ def calculate_gaussian_joint_ll(
     return _joint_ll(samples, targets, noise_std)
 
 
+@_sharding.allow_explicit_axes
 @jax.jit
 def _joint_ll(
     samples: chex.Array, targets: chex.Array, noise_std: chex.Numeric
@@ -151,6 +154,7 @@ def make_gaussian_nll_joint_calculator(
     _checks.positive_int("tau", tau)
     _check_noise(noise_std)
 
+    @_sharding.allow_explicit_axes
     @jax.jit
     def calculator(samples: chex.Array, targets: chex.Array) -> jax.Array:
         return average_joint_nll(_log_likelihoods(samples, targets, noise_std), tau)

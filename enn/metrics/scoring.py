@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from enn import _sharding
 from enn.metrics.base import pairwise_mean, pairwise_sum
 from enn.metrics.likelihood import check_labels, check_not_empty, marginal_probs
 
@@ -30,6 +31,7 @@ def calculate_brier_score(logits: chex.Array, labels: chex.Array) -> jax.Array:
     return _mean_squared_distance(probs, classes)
 
 
+@_sharding.allow_explicit_axes
 @jax.jit
 def _mean_squared_distance(probs: jax.Array, classes: chex.Array) -> jax.Array:
     is_label = jax.nn.one_hot(classes, probs.shape[-1], dtype=bool)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from enn import _sharding
 from enn.metrics.base import pairwise_mean, pairwise_sum
 from enn.metrics.likelihood import class_probs, is_top, marginal_probs, sum_of_others
 
@@ -39,6 +40,7 @@ def predictive_entropy(logits: jax.Array) -> jax.Array:
     return pairwise_sum(-probs * jnp.where(top, log_top, log_other), -1)
 
 
+@_sharding.allow_explicit_axes
 @jax.jit
 def mutual_information(logits: jax.Array) -> jax.Array:
     """Mutual information of label and epistemic index, in nats, `[batch]`.

@@ -1,0 +1,84 @@
+"""Calls metrics and priorities on rows sharded over an explicit axis of a mesh.
+
+Run as a program with several devices, prints the names of calls that give other
+numbers than on one device, or fail, as a JSON dict with the reasons.
+"""
+
+import json
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from enn import active_learning, metrics
+from tests.metrics.batches import LABELS, LOGITS, normal
+
+NUM_DEVICES = 4
+SCORES = normal(24, seed=3)
+SAMPLES, TARGETS = normal(3, 24, 1, seed=4), normal(24, 1, seed=5)
+CLASSIFICATION = {
+    "accuracy": metrics.make_accuracy_calculator(),
+    "aurc, streamed": metrics.make_aurc_aggregator(num_bits=10),
+    "brier": metrics.calculate_brier_score,
+    "ece": metrics.SingleBatchECE(5),
+    "ece, streamed": metrics.ExpectedCalibrationError(5),
+    "joint log-likelihood": metrics.calculate_joint_ll,
+    "joint nll": metrics.make_nll_joint_calculator(4),
+    "nll": metrics.make_nll_marginal_calculator(),
+    "polyadic nll": metrics.make_nll_polyadic_calculator(4, 2),
+    "zero-one loss": metrics.zero_one_loss,
+}
+REGRESSION = {
+    "crps": metrics.calculate_crps,
+    "gaussian joint nll": metrics.make_gaussian_nll_joint_calculator(0.1, 4),
+    "gaussian nll": metrics.make_gaussian_nll_calculator(0.1),
+}
+AREAS = {
+    "aupr": metrics.calculate_aupr,
+    "aurc": metrics.calculate_aurc,
+    "auroc": metrics.calculate_auroc,
+    "binned histogram": metrics.binned_histogram,
+}
+
+
+def _calls():
+    for name, metric in CLASSIFICATION.items():
+        yield name, metric, (LOGITS, LABELS)
+    for name in active_learning.get_implemented_priority_fn_ctors():
+        yield name, _without_key(name), (LOGITS, LABELS)
+    for name, metric in REGRESSION.items():
+        yield name, metric, (SAMPLES, TARGETS)
+    for name, area in AREAS.items():
+        yield name, area, (SCORES, LABELS[:, 0] % 2)
+    probs = np.exp(LOGITS[0])
+    yield "categorical", metrics.categorical_log_likelihood, (probs, LABELS)
+
+
+def _without_key(name):
+    priority = active_learning.get_per_example_priority(name)
+    return lambda logits, labels: priority(logits, labels, jax.random.key(0))
+
+
+def failures():
+    """Returns the reasons by name of the call."""
+    mesh = jax.make_mesh((NUM_DEVICES,), ("data",))
+    found = {}
+    for name, fn, args in _calls():
+        expected = jax.device_get(fn(*args))
+        specs = [PartitionSpec(*[None] * (x.ndim == 3), "data") for x in args]
+        rows = jax.device_put(args, tuple(NamedSharding(mesh, s) for s in specs))
+        try:
+            with jax.set_mesh(mesh):
+                value = jax.device_get(fn(*rows))
+            jax.tree.map(_assert_close, value, expected)
+        except Exception as error:
+            found[name] = f"{type(error).__name__}: {error}"
+    return found
+
+
+def _assert_close(value, expected):
+    np.testing.assert_allclose(value, expected, 1e-5, 1e-6)
+
+
+if __name__ == "__main__":
+    print(json.dumps(failures()))
