@@ -39,7 +39,7 @@ def combine_naive_enn(
 
     Raises:
       ValueError: if the base's index is not a key; by `init`, if base and head have a
-        module of the same name; by `apply` for an index that is no PRNG key.
+        module of the same name; by `apply` for an index that is not a PRNG key.
     """
     _check_index_is_key(base_enn.indexer)
 
@@ -101,15 +101,17 @@ def make_optimized_forward(
       mesh: devices to share the work, see `enn.networks.forwarders.compile_forward`.
 
     Raises:
-      ValueError: if the base's index is not a key, `num_enn_samples` is no
-        integer >= 1, or for a mesh with other axes.
+      ValueError: if the base's index is not a key, `num_enn_samples` is not
+        an integer >= 1, or for a mesh with other axes.
     """
     _check_index_is_key(base_enn.indexer)
     num_samples = _checks.positive_int("num_enn_samples", num_enn_samples)
+    fixed_key = key
 
     def forward(
-        params: hk.Params, state: hk.State, inputs: Any, key: chex.PRNGKey = key
+        params: hk.Params, state: hk.State, inputs: Any, key: chex.PRNGKey | None = None
     ) -> chex.Array:
+        key = fixed_key if key is None else key
         base_out, _ = base_enn.apply(params, state, inputs, key)
         head_inputs = parse_base_network(base_out)
 
@@ -138,6 +140,6 @@ def _check_index_is_key(indexer: base.EpistemicIndexer) -> None:
     index = jax.eval_shape(indexer, key)
     if jax.tree.map(lambda a: (a.shape, a.dtype), index) != (key.shape, key.dtype):
         raise ValueError(
-            "The index of base_enn must be a PRNG key, as that of PrngIndexer; its "
+            "The index of base_enn must be a PRNG key, like that of PrngIndexer; its "
             f"indexer gives {index}."
         )

@@ -20,8 +20,21 @@ Input = TypeVar("Input", contravariant=True)
 class EnnBatchFwd(Protocol[Input]):
     """Predictions of one network at a set of indices."""
 
-    def __call__(self, params: hk.Params, state: hk.State, inputs: Input) -> chex.Array:
-        """Returns predictions `[num_enn_samples, batch, num_outputs]`."""
+    def __call__(
+        self,
+        params: hk.Params,
+        state: hk.State,
+        inputs: Input,
+        key: chex.PRNGKey | None = None,
+    ) -> chex.Array:
+        """Returns predictions `[num_enn_samples, batch, num_outputs]`.
+
+        Args:
+          params: parameters of the network.
+          state: its state.
+          inputs: inputs, `[batch, ...]`.
+          key: draws other indices than those fixed when this was made.
+        """
         ...
 
 
@@ -46,8 +59,8 @@ def make_batch_fwd(
       mesh: devices to share the work, see `compile_forward`.
 
     Raises:
-      ValueError: if `num_enn_samples` or `batch_z` is no integer >= 1, or for a mesh
-        with other axes.
+      ValueError: if `num_enn_samples` or `batch_z` is not an integer >= 1, or for a
+        mesh with other axes.
     """
     _checks.positive_int("num_enn_samples", num_enn_samples)
     draw = functools.partial(draw_indices, enn.indexer, num_indices=num_enn_samples)
@@ -79,12 +92,12 @@ def compile_forward(
     `jax.experimental.multihost_utils.process_allgather(..., tiled=True)` fetches them.
 
     Args:
-      forward: function of parameters, state, inputs and what else there may be.
+      forward: function of parameters, state, inputs and any further arguments.
       indexer: that of the network whose members may be sharded.
       mesh: the mesh; None for one device.
 
     Raises:
-      TypeError: if `mesh` is no mesh.
+      TypeError: if `mesh` is not a mesh.
       ValueError: for a mesh with other axes; by the result, for inputs whose rows do
         not divide over the devices.
     """

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ from tests.networks.anchors import X, key
 
 
 class Expectation(OutputWithPrior):
-    """Predictions that stacked outputs do not give, as of categorical networks."""
+    """Predictions that stacked outputs do not give, as in categorical networks."""
 
     __slots__ = ()
 
@@ -56,6 +57,19 @@ def test_a_thousand_indices_of_seed_66_are_the_default():
 def test_every_call_uses_the_same_indices():
     fwd = make_batch_fwd(_network(lambda p, x, z: x + z[0]), 4)
     np.testing.assert_array_equal(fwd(None, {}, X), fwd(None, {}, X))
+
+
+def _spread(
+    fwd: networks.EnnBatchFwd[chex.Array], x: chex.Array, key: chex.PRNGKey | None
+) -> chex.Array:
+    """As research code calls it, with the key by place and by name: type-checked."""
+    return fwd({}, {}, x, key) - fwd({}, {}, x, key=None)
+
+
+def test_the_key_may_be_none_by_place_or_by_name():
+    fwd = make_batch_fwd(_network(lambda p, x, z: x + z[0]), 4)
+    np.testing.assert_array_equal(_spread(fwd, X, None), np.zeros((4, *X.shape)))
+    assert np.all(_spread(fwd, X, key(5)) != 0)
 
 
 @pytest.mark.parametrize("key_fn", [jax.random.PRNGKey, jax.random.key])
