@@ -22,6 +22,9 @@ from enn.networks.mlp import transformed_mlp
 from enn.networks.priors import EnnWithAdditivePrior, convert_enn_to_prior_fn
 from enn.networks.utils import epistemic_network_from_module
 
+_Generator = Callable[[jax.Array], tuple[jax.Array, list[jax.Array]]]
+"""Index -> what generated the parameters, and the parameters as flat leaves."""
+
 
 def tempered_mlp(
     output_sizes: Sequence[int], temperature: float = 1.0
@@ -69,7 +72,7 @@ def hypermodel_module(
       seed: seed of the base parameters that b starts at in the diagonal mode.
 
     Raises:
-      ValueError: by a call with an index that is no vector, or in the diagonal mode
+      ValueError: by a call with an index that is not a vector, or in the diagonal mode
         not of the size of the base parameters.
     """
     base_key = jax.random.PRNGKey(seed)
@@ -77,22 +80,13 @@ def hypermodel_module(
         jax.eval_shape(transformed_base.init, base_key, dummy_input)
     )
     sizes = [int(np.prod(leaf.shape)) for leaf in shapes]
+    # The modes differ only in how the index gives flat leaves, and in what those came
+    # from; shaping, scaling and running the base network are the same.
     if diagonal_linear_hyper:
         base_params = init_once(transformed_base.init, base_key, dummy_input)
-        b_init_value = jnp.concatenate(
-            [jnp.ravel(leaf) for leaf in jax.tree.leaves(base_params)]
-        )
-
-    def generate(index: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
-        if diagonal_linear_hyper:
-            _checks.shape("index", index, (sum(sizes),), f"[{sum(sizes)}]")
-            theta = DiagonalLinear(b_init_value=b_init_value)(index)
-            return theta, jnp.split(theta, np.cumsum(sizes)[:-1])
-        _checks.shape("index", index, (None,), "[index_dim]")
-        hidden = hyper_torso(index)
-        init = hk.initializers.VarianceScaling(1.0, "fan_avg", "truncated_normal")
-        layers = [hk.Linear(size, w_init=init, b_init=init) for size in sizes]
-        return hidden, [layer(hidden) for layer in layers]
+        generate = _diagonal_generator(jax.tree.leaves(base_params))
+    else:
+        generate = _linear_generator(sizes, hyper_torso)
 
     class HyperNetwork(EpistemicModule):
         """A base network at parameters that an index generates."""
@@ -121,6 +115,31 @@ def hypermodel_module(
     return HyperNetwork
 
 
+def _linear_generator(
+    sizes: Sequence[int], torso: Callable[[jax.Array], jax.Array]
+) -> _Generator:
+    def generate(index: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+        _checks.shape("index", index, (None,), "[index_dim]")
+        hidden = torso(index)
+        init = hk.initializers.VarianceScaling(1.0, "fan_avg", "truncated_normal")
+        layers = [hk.Linear(size, w_init=init, b_init=init) for size in sizes]
+        return hidden, [layer(hidden) for layer in layers]
+
+    return generate
+
+
+def _diagonal_generator(means: Sequence[jax.Array]) -> _Generator:
+    b_init_value = jnp.concatenate([jnp.ravel(leaf) for leaf in means])
+    ends = np.cumsum([leaf.size for leaf in means])
+
+    def generate(index: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+        _checks.shape("index", index, (len(b_init_value),), f"[{len(b_init_value)}]")
+        theta = DiagonalLinear(b_init_value=b_init_value)(index)
+        return theta, jnp.split(theta, ends[:-1])
+
+    return generate
+
+
 def _scale_weights(params: hk.Params) -> hk.Params:
     def scale(path: tuple[Any, ...], leaf: chex.Array) -> chex.Array:
         return leaf / np.sqrt(leaf.shape[0]).item() if path[-1].key == "w" else leaf
@@ -146,7 +165,7 @@ class HyperLinear(EpistemicModule):
       name: name of the module.
 
     Raises:
-      ValueError: if a size is no integer >= 1; by a call with an index that is not
+      ValueError: if a size is not an integer >= 1; by a call with an index that is not
         `[index_dim_per_layer]` or inputs that are not `[batch, num_features]`.
     """
 
@@ -209,7 +228,7 @@ class PriorMLPIndependentLayers(EpistemicModule):
       name: name of the module.
 
     Raises:
-      ValueError: if `output_sizes` is empty or a size is no integer >= 1; by a call
+      ValueError: if `output_sizes` is empty or a size is not an integer >= 1; by a call
         with an index that is not `[index_dim]` or inputs that are not `[batch, ...]`.
     """
 
@@ -324,8 +343,8 @@ class MLPHypermodel(EnnArray):
       b_init: initialiser of the biases of the hidden layers.
 
     Raises:
-      ValueError: if a size is no integer >= 1; by `init` and `apply` for an index
-        that is no vector.
+      ValueError: if a size is not an integer >= 1; by `init` and `apply` for an index
+        that is not a vector.
     """
 
     def __init__(
@@ -442,7 +461,7 @@ class MLPHypermodelPriorIndependentLayers(EnnWithAdditivePrior):
       problem_temperature: divides network and prior, if given.
 
     Raises:
-      ValueError: if a size is no integer >= 1, or `indexer` draws no vectors.
+      ValueError: if a size is not an integer >= 1, or `indexer` does not draw vectors.
     """
 
     def __init__(

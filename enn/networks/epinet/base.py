@@ -106,7 +106,7 @@ def combine_base_epinet_as_enn(
     loaded = _LoadedBase(base_checkpoint, base_index)
 
     def run_base(
-        params: hk.Params, state: hk.State, inputs: chex.Array
+        params: Mapping[str, Any], state: Mapping[str, Any], inputs: chex.Array
     ) -> tuple[OutputWithPrior, chex.Array, hk.State]:
         net_out, state = loaded.enn.apply(params, state, inputs, loaded.index)
         out = parse_to_output_with_prior(net_out)
@@ -115,31 +115,45 @@ def combine_base_epinet_as_enn(
             hidden = jax.lax.stop_gradient(hidden)
         return out, hidden, state
 
-    def apply(
-        params: hk.Params, state: hk.State, inputs: chex.Array, index: base.Index
-    ) -> tuple[Output, hk.State]:
-        if freeze_base:
-            base_out, hidden, _ = run_base(loaded.params, loaded.state, inputs)
-        else:
-            base_params = select_modules(params, loaded.params)
-            base_state = select_modules(state, loaded.state)
-            base_out, hidden, base_state = run_base(base_params, base_state, inputs)
-            # The epinet returns these entries as it is given them.
-            state = {**state, **base_state}
-        out, epinet_state = epinet.apply(params, state, inputs, index, hidden)
-        combined = OutputWithPrior(
+    def add(base_out: OutputWithPrior, out: OutputWithPrior) -> OutputWithPrior:
+        return OutputWithPrior(
             train=base_out.train * base_scale + out.train,
             prior=base_out.prior * base_scale + out.prior,
         )
-        return combined, epinet_state if freeze_base else {**state, **epinet_state}
+
+    # Two networks on one base: in the first, parameters and state are the epinet's
+    # alone; in the second, the modules of both lie side by side in one tree.
+    def apply_on_frozen(
+        params: hk.Params, state: hk.State, inputs: chex.Array, index: base.Index
+    ) -> tuple[Output, hk.State]:
+        base_out, hidden, _ = run_base(loaded.params, loaded.state, inputs)
+        out, state = epinet.apply(params, state, inputs, index, hidden)
+        return add(base_out, out), state
+
+    def init_on_frozen(
+        rng_key: chex.PRNGKey, inputs: chex.Array, index: base.Index
+    ) -> tuple[hk.Params, hk.State]:
+        _, hidden, _ = run_base(loaded.params, loaded.state, inputs)
+        return epinet.init(rng_key, inputs, index, hidden)
+
+    if freeze_base:
+        return EnnArray(apply_on_frozen, init_on_frozen, epinet.indexer)
+
+    def apply(
+        params: hk.Params, state: hk.State, inputs: chex.Array, index: base.Index
+    ) -> tuple[Output, hk.State]:
+        base_params = select_modules(params, loaded.params)
+        base_state = select_modules(state, loaded.state)
+        base_out, hidden, base_state = run_base(base_params, base_state, inputs)
+        # The epinet returns the base's entries as it is given them.
+        state = {**state, **base_state}
+        out, epinet_state = epinet.apply(params, state, inputs, index, hidden)
+        return add(base_out, out), {**state, **epinet_state}
 
     def init(
         rng_key: chex.PRNGKey, inputs: chex.Array, index: base.Index
     ) -> tuple[hk.Params, hk.State]:
-        _, hidden, _ = run_base(loaded.params, loaded.state, inputs)
-        params, state = epinet.init(rng_key, inputs, index, hidden)
-        if freeze_base:
-            return params, state
+        params, state = init_on_frozen(rng_key, inputs, index)
         return merge_modules(loaded.params, params), merge_modules(loaded.state, state)
 
     return EnnArray(apply, init, epinet.indexer)
