@@ -13,8 +13,6 @@ import numpy as np
 from enn import base
 
 _NO_PRIOR = np.zeros(1)
-
-
 _NO_EXTRA: dict[str, chex.Array] = {}
 
 
@@ -80,11 +78,7 @@ def extra_output(net_out: Any, name: str) -> Any:
 
 
 ApplyArray = base.ApplyFn[chex.Array, Output]
-
-
 InitArray = base.InitFn[chex.Array]
-
-
 EnnArray = base.EpistemicNetwork[chex.Array, Output]
 
 

@@ -39,8 +39,8 @@ def make_bbb_enn(
       (`base_net_params`, `hyper_net_out`) and as a vector (`hyper_index`).
 
     Raises:
-      ValueError: if `base_output_sizes` is empty or a size is no integer >= 1; by
-        `init` and `apply` for an index of another shape.
+      ValueError: if `base_output_sizes` is empty or a size is not an integer >= 1; by
+        `init` and `apply` for an index of the wrong shape.
     """
     base_net = tempered_mlp(base_output_sizes, temperature)
     module = hypermodel_module(

@@ -56,8 +56,8 @@ class CategoricalRegressionMLP(hk.Module):
       name: name of the module.
 
     Raises:
-      ValueError: if `output_sizes` is empty or a size is no integer >= 1, or `atoms`
-        no vector; by a call with inputs that are not `[batch, ...]`.
+      ValueError: if `output_sizes` is empty or a size is not an integer >= 1, or
+        `atoms` is not a vector; by a call with inputs that are not `[batch, ...]`.
     """
 
     def __init__(

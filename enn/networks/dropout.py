@@ -42,7 +42,7 @@ def generate_masks(
       1 - dropout_rate.
 
     Raises:
-      ValueError: if a size is no integer >= 1, or the rate outside [0, 1).
+      ValueError: if a size is not an integer >= 1, or the rate is outside [0, 1).
     """
     _check_rate(dropout_rate)
     input_size = _checks.positive_int("input_size", input_size)
@@ -72,9 +72,9 @@ class MLPDropoutENN(EnnArray):
       b_init: initialiser of the biases.
 
     Raises:
-      ValueError: if `output_sizes` is empty or a size is no integer >= 1, or the
-        rate outside [0, 1); by `apply` for inputs that are not `[batch, ...]` or an
-        index that is no PRNG key.
+      ValueError: if `output_sizes` is empty or a size is not an integer >= 1, or the
+        rate is outside [0, 1); by `apply` for inputs that are not `[batch, ...]` or an
+        index that is not a PRNG key.
     """
 
     def __init__(

@@ -32,7 +32,8 @@ class EnsembleBranch(hk.Module):
       name: name of the module.
 
     Raises:
-      ValueError: if a size is no integer >= 1; by a call with inputs of another rank.
+      ValueError: if a size is not an integer >= 1; by a call with inputs of the wrong
+        rank.
     """
 
     def __init__(
@@ -72,7 +73,8 @@ class EnsembleLinear(hk.Module):
       name: name of the module.
 
     Raises:
-      ValueError: if a size is no integer >= 1; by a call with inputs of another rank.
+      ValueError: if a size is not an integer >= 1; by a call with inputs of the wrong
+        rank.
     """
 
     def __init__(
@@ -133,7 +135,7 @@ class EnsembleMLP(hk.Module):
       name: name of the module.
 
     Raises:
-      ValueError: if `output_sizes` is empty or a size is no integer >= 1; by a call
+      ValueError: if `output_sizes` is empty or a size is not an integer >= 1; by a call
         with inputs that are not `[batch, ...]`.
     """
 
@@ -201,8 +203,8 @@ def make_einsum_ensemble_mlp_enn(
       Network on inputs `[batch, ...]` with outputs `[batch, num_outputs]`.
 
     Raises:
-      ValueError: if `output_sizes` is empty or a size is no integer >= 1; by `apply`
-        for an index out of range, see `enn.networks.many_indices.members`.
+      ValueError: if `output_sizes` is empty or a size is not an integer >= 1; by
+        `apply` for an index out of range, see `enn.networks.many_indices.members`.
     """
     sizes = layer_sizes("output_sizes", output_sizes)
     indexer = EnsembleIndexer(num_ensemble)
@@ -252,7 +254,7 @@ def make_ensemble_mlp_with_prior_enn(
       w_init: initialiser of the weights, of the priors as well.
 
     Returns:
-      Network as of `make_einsum_ensemble_mlp_enn`, with `OutputWithPrior`.
+      Network as in `make_einsum_ensemble_mlp_enn`, with `OutputWithPrior`.
     """
     enn = make_einsum_ensemble_mlp_enn(
         output_sizes, num_ensemble, nonzero_bias, activation, w_init
@@ -291,8 +293,8 @@ def make_ensemble_prior(
       `[batch, num_outputs]`.
 
     Raises:
-      ValueError: if `output_sizes` is empty or a size is no integer >= 1; by the
-        result for an index of another shape.
+      ValueError: if `output_sizes` is empty or a size is not an integer >= 1; by the
+        result for an index of the wrong shape.
     """
     ensemble = _transformed(output_sizes, num_ensemble, True, activation, w_init)
     params = init_once(ensemble.init, next(hk.PRNGSequence(seed)), dummy_input)

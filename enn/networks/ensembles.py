@@ -40,9 +40,9 @@ class EnsembleWithState(EnnArray):
       num_ensemble: number of members.
 
     Raises:
-      ValueError: if `num_ensemble` is no integer >= 1; by `apply` for an index out
+      ValueError: if `num_ensemble` is not an integer >= 1; by `apply` for an index out
         of range, see `enn.networks.many_indices.members`, and for parameters of
-        another number of members.
+        a different number of members.
     """
 
     def __init__(self, model: hk.TransformedWithState, num_ensemble: int):
@@ -110,9 +110,9 @@ class MLPEnsembleMatchedPrior(EnnWithAdditivePrior):
       b_init: initialiser of the trainable biases, likewise.
 
     Raises:
-      ValueError: if `num_ensemble` or an entry of `output_sizes` is no integer >= 1;
-        by `init` and `apply` for inputs of another size than the priors were made
-        for.
+      ValueError: if `num_ensemble` or an entry of `output_sizes` is not an
+        integer >= 1; by `init` and `apply` for inputs of another size than the priors
+        were made for.
     """
 
     def __init__(
@@ -177,8 +177,8 @@ def combine_functions_linear_in_index(
       prior_fns: functions `[batch, ...] -> [batch, num_outputs]` of equal outputs.
 
     Raises:
-      ValueError: if `prior_fns` is empty; by the result for an index of another
-        shape.
+      ValueError: if `prior_fns` is empty; by the result for an index of the
+        wrong shape.
     """
     fns = _non_empty(prior_fns)
 

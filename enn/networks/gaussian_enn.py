@@ -47,7 +47,7 @@ def _is_linear_bias(context: hk.GetterContext) -> bool:
 class GaussianNoiseEnn(EnnArray):
     """A Haiku module with noise on the bias of every `hk.Linear`: b + s · ε.
 
-    ε ~ N(0, I) is drawn from the index, a PRNG key, anew for each layer, and shared
+    ε ~ N(0, I) is drawn from the index, a PRNG key, afresh for each layer, and shared
     by the batch; the scale s is learned. A bias `b` in the parameters is thus a pair
     (b, s). The part of the first layer before the noise does not depend on the
     index: under `jax.vmap` over indices it is computed once. A module with
@@ -79,7 +79,7 @@ class GaussianNoiseMLP(GaussianNoiseEnn):
       init_scale: initial scale of the noise.
 
     Raises:
-      ValueError: if `output_sizes` is empty or a size is no integer >= 1.
+      ValueError: if `output_sizes` is empty or a size is not an integer >= 1.
     """
 
     def __init__(self, output_sizes: Sequence[int], init_scale: float = 1.0):

@@ -39,7 +39,7 @@ class ConcatIndexMLP(EpistemicModule):
       name: name of the module.
 
     Raises:
-      ValueError: if `output_sizes` is empty or a size is no integer >= 1; by a call
+      ValueError: if `output_sizes` is empty or a size is not an integer >= 1; by a call
         with an index that is not `[index_dim]` or inputs that are not `[batch, ...]`.
     """
 
@@ -113,7 +113,7 @@ class IndexMLPWithGpPrior(EnnWithAdditivePrior):
       seed: seed of the GPs.
 
     Raises:
-      ValueError: if a size is no integer >= 1; see also `ConcatIndexMLP`.
+      ValueError: if a size is not an integer >= 1; see also `ConcatIndexMLP`.
     """
 
     def __init__(

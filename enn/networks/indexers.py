@@ -38,7 +38,7 @@ class EnsembleIndexer(base.EpistemicIndexer):
     """Uniform over the members of an ensemble: an int32 scalar in [0, num_ensemble).
 
     Raises:
-      ValueError: if `num_ensemble` is no integer >= 1.
+      ValueError: if `num_ensemble` is not an integer >= 1.
     """
 
     num_ensemble: int
@@ -63,7 +63,7 @@ class GaussianIndexer(_VectorIndexer):
     """Standard normal, `[index_dim]`.
 
     Raises:
-      ValueError: if `index_dim` is no integer >= 1.
+      ValueError: if `index_dim` is not an integer >= 1.
     """
 
     def __call__(self, key: chex.PRNGKey) -> base.Index:
@@ -75,7 +75,7 @@ class ScaledGaussianIndexer(_VectorIndexer):
     """Normal with E‖z‖² = index_scale², `[index_dim]`.
 
     Raises:
-      ValueError: if `index_dim` is no integer >= 1.
+      ValueError: if `index_dim` is not an integer >= 1.
     """
 
     index_scale: float = 1.0
@@ -90,7 +90,7 @@ class GaussianWithUnitIndexer(_VectorIndexer):
     """A one, then a normal vector of expected squared norm 1: `[index_dim]`.
 
     Raises:
-      ValueError: if `index_dim` is no integer >= 1.
+      ValueError: if `index_dim` is not an integer >= 1.
     """
 
     @property
@@ -146,7 +146,7 @@ def make_batch_indexer(
     many are drawn. On a mesh they are sharded over its axis `index`.
 
     Raises:
-      ValueError: if `batch_size` is no integer >= 1.
+      ValueError: if `batch_size` is not an integer >= 1.
     """
     positions = jnp.arange(_checks.positive_int("batch_size", batch_size))
 

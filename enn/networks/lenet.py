@@ -24,7 +24,7 @@ class LeNet5(hk.Module):
       lenet_output_channels: channels of each convolution.
 
     Raises:
-      ValueError: if a size is no integer >= 1; by a call with inputs that are not
+      ValueError: if a size is not an integer >= 1; by a call with inputs that are not
         `[batch, height, width, channels]`.
     """
 

@@ -88,8 +88,8 @@ def get_random_mlp_with_index(
       prior_bias_std: standard deviation of the biases before truncation.
 
     Raises:
-      ValueError: if a layer size is no integer >= 1; for inputs or an index of
-        another shape, now or by the prior function.
+      ValueError: if a layer size is not an integer >= 1; for inputs or an index of
+        the wrong shape, now or by the prior function.
     """
     if prior_output_sizes is None:
         prior_output_sizes = [10, 10, 1]
@@ -215,8 +215,8 @@ def make_random_feat_gp(
       Function `[batch, ...] -> [batch, output_dim]`.
 
     Raises:
-      ValueError: if a size is no integer >= 1, or `gamma` neither a number nor a
-        pair; by the function for inputs of another size than `input_dim`.
+      ValueError: if a size is not an integer >= 1, or `gamma` neither a number nor a
+        pair; by the function for inputs without `input_dim` features.
     """
     input_dim = _checks.positive_int("input_dim", input_dim)
     output_dim = _checks.positive_int("output_dim", output_dim)
@@ -269,7 +269,7 @@ def conv_prior_net(
       strides: stride of each convolution.
 
     Raises:
-      ValueError: if the lists have different lengths, or a size is no integer >= 1.
+      ValueError: if the lists have different lengths, or a size is not an integer >= 1.
     """
     check_equal_lengths(
         output_channels=output_channels, kernel_shapes=kernel_shapes, strides=strides

@@ -148,7 +148,7 @@ def wrap_stochastic_fn_as_enn(
       net_fn: function of inputs alone, to be transformed by Haiku.
 
     Raises:
-      ValueError: by `apply`, for an index that is no key; an integer is the seed of
+      ValueError: by `apply`, for an index that is not a key; an integer is the seed of
         one, and None will do where nothing is drawn.
     """
     transformed = hk.transform_with_state(net_fn)

@@ -33,8 +33,8 @@ class VGG(hk.Module):
       name: name of the module.
 
     Raises:
-      ValueError: if the two lists have different lengths, or a size is no
-        integer >= 1; by a call with inputs that are not
+      ValueError: if the two lists have different lengths, or a size is not
+        an integer >= 1; by a call with inputs that are not
         `[batch, height, width, channels]`.
     """
 

@@ -43,7 +43,7 @@ def from_equinox(
 
     Raises:
       ImportError: without Equinox, which the extra `equinox` installs.
-      ValueError: if `make_module` makes no `eqx.Module`.
+      ValueError: if `make_module` does not make an `eqx.Module`.
     """
     return EquinoxEnn(make_module, indexer, axis_name)
 

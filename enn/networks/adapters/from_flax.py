@@ -21,7 +21,7 @@ def from_flax(
     as `batch_stats`, become the state, which every forward pass may update.
 
     Args:
-      module: the module, called with a batch of inputs; with `(inputs, index)` if
+      module: the module, called with a batch of inputs, or with `(inputs, index)` if
         `indexer` is given.
       indexer: draws the index that the module takes. If left out, the index is a
         PRNG key: the key of the stream `dropout`, from which the keys of other
@@ -34,7 +34,7 @@ def from_flax(
 
     Raises:
       ImportError: without Flax, which the extra `flax` installs.
-      ValueError: if `module` is no instance of `flax.linen.Module`.
+      ValueError: if `module` is not an instance of `flax.linen.Module`.
     """
     linen = _extras.require("flax.linen", "flax")
     if not isinstance(module, linen.Module):

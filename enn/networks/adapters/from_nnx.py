@@ -27,8 +27,8 @@ def from_nnx(
     Args:
       make_module: makes the module from an `nnx.Rngs`: its class, or
         `lambda rngs: Net(8, rngs=rngs)`. To start from a trained module, return it:
-        `lambda rngs: module`. The module is called with a batch of inputs; with
-        `(inputs, index)` if `indexer` is given. Networks made in training and in
+        `lambda rngs: module`. The module is called with a batch of inputs, or
+        with `(inputs, index)` if `indexer` is given. Networks made in training and in
         evaluation mode share their parameters and state.
       indexer: draws the index that the module takes. If left out, the index is a
         PRNG key, from which every random stream of the module gets a key of its own.
@@ -38,8 +38,8 @@ def from_nnx(
 
     Raises:
       ImportError: without Flax, which the extra `flax` installs.
-      ValueError: if `make_module` makes no `nnx.Module`; for a module with random
-        streams whose index is no PRNG key.
+      ValueError: if `make_module` does not make an `nnx.Module`; for a module with
+        random streams whose index is not a PRNG key.
     """
     nnx = _extras.require("flax.nnx", "flax")
     kinds = (nnx.Param, nnx.RngKey, nnx.RngCount, nnx.Intermediate, ...)
@@ -99,7 +99,7 @@ def _fill(spec: Any, values: Mapping[str, Any]) -> Any:
 
 
 def _fresh_streams(keys_spec: Any, counts_spec: Any, index: base.Index) -> Any:
-    """Returns a key for every random stream, and counts that start anew."""
+    """Returns a key for every random stream, and counts that start at zero."""
     specs, structure = jax.tree.flatten(keys_spec)
     keys = []
     for i, spec in enumerate(specs):

@@ -76,7 +76,7 @@ class BertConfig:
         model. Its parameters exist either way.
 
     Raises:
-      ValueError: for sizes that are no integers >= 1, a hidden size that heads do
+      ValueError: for sizes that are not integers >= 1, a hidden size that heads do
         not divide, rates outside [0, 1) and unknown activations.
     """
 
@@ -113,7 +113,7 @@ class BertConfig:
         """Returns the configuration with `values` by name, such as a JSON file's.
 
         Raises:
-          ValueError: for names that are no attributes, and as the class does.
+          ValueError: for names that are not attributes, and as the class does.
         """
         names = [field.name for field in dataclasses.fields(cls)]
         for name in values:

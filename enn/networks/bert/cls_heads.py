@@ -105,7 +105,7 @@ class CommonOutputLayer(hk.Module):
       name: name of the module.
 
     Raises:
-      ValueError: if `num_classes` is no integer >= 1 or `dropout_rate` is outside
+      ValueError: if `num_classes` is not an integer >= 1 or `dropout_rate` is outside
         [0, 1).
     """
 

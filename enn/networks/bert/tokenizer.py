@@ -31,7 +31,7 @@ def load_tokenizer(
 
     Raises:
       ImportError: without tokenizers, which the extra `bert` installs.
-      ValueError: if `max_length` is no integer >= 1; by the function for a single
+      ValueError: if `max_length` is not an integer >= 1; by the function for a single
         string.
     """
     tokenizers = _extras.require("tokenizers", "bert")

@@ -33,8 +33,8 @@ class MLPEpinetWithPrior(EpinetWithState):
         flattened inputs after them.
 
     Raises:
-      ValueError: if a size is no integer >= 1; by a call with hidden features that are
-        not `[batch, num_hidden]`.
+      ValueError: if a size is not an integer >= 1; by a call with hidden features that
+        are not `[batch, num_hidden]`.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ def parse_base_hidden(base_out: Output, hidden_name: str = "final_out") -> chex.
     """Returns the entry `hidden_name` of the `extra` of a base network's output.
 
     Raises:
-      ValueError: if the output is no `OutputWithPrior` or lacks the entry.
+      ValueError: if the output is not an `OutputWithPrior` or lacks the entry.
     """
     if not isinstance(base_out, OutputWithPrior):
         raise ValueError(

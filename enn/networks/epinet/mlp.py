@@ -56,8 +56,8 @@ def make_mlp_epinet(
 
     Raises:
       ValueError: if both `stop_gradient` and `gradient_to_base` are true, or a size is
-        no integer >= 1; by `init` if `expose_layers` has another length than
-        `output_sizes`.
+        not an integer >= 1; by `init` if `expose_layers` does not have the
+        length of `output_sizes`.
     """
     if stop_gradient and gradient_to_base:
         raise ValueError("stop_gradient and gradient_to_base exclude each other.")

@@ -106,10 +106,10 @@ def make_imagenet_conv_prior(
       output_channels: channels of each convolution.
       kernel_shapes: kernel size of each convolution.
       strides: stride of each convolution.
-      legacy_stream: as of `make_imagenet_mlp_prior`.
+      legacy_stream: as in `make_imagenet_mlp_prior`.
 
     Returns:
-      Function as of `make_imagenet_mlp_prior`.
+      Function as in `make_imagenet_mlp_prior`.
 
     Raises:
       ValueError: if the three lists have different lengths.
@@ -140,7 +140,7 @@ def make_cifar_conv_prior(
       seed: seed of their parameters.
       output_channels: channels of each convolution; all have stride 2.
       kernel_shapes: kernel size of each convolution, 5 by default.
-      legacy_stream: as of `make_imagenet_mlp_prior`.
+      legacy_stream: as in `make_imagenet_mlp_prior`.
 
     Returns:
       Function of images `[batch, height, width, channels]` and index

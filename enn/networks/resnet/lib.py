@@ -29,8 +29,8 @@ class ResNetConfig:
       resnet_block_version: 'V1' or 'V2', see `ResBlockV1` and `ResBlockV2`.
 
     Raises:
-      ValueError: if the lists have different lengths, an entry is no integer >= 1, or
-        the version is unknown.
+      ValueError: if the lists have different lengths, an entry is not an integer >= 1,
+        or the version is unknown.
     """
 
     channels_per_group: Sequence[int]
@@ -148,8 +148,8 @@ class ResBlockV1(ResBlock):
       name: name of the module.
 
     Raises:
-      ValueError: if a size is no integer >= 1; by a call with inputs of more channels
-        than `output_channels`.
+      ValueError: if a size is not an integer >= 1; by a call with inputs of more
+        channels than `output_channels`.
     """
 
     def __init__(self, output_channels: int, stride: int, name: str | None = None):
@@ -196,8 +196,8 @@ class ResBlockV2(ResBlock):
       name: name of the module.
 
     Raises:
-      ValueError: if `stride` is no integer >= 1 or `output_channels` is below 4; by a
-        call, if a projection is needed and `use_projection` is false.
+      ValueError: if `stride` is not an integer >= 1 or `output_channels` is below 4; by
+        a call, if a projection is needed and `use_projection` is false.
     """
 
     def __init__(
@@ -267,8 +267,8 @@ class ResNet(hk.Module):
         take memory wherever the whole output leaves a `jax.jit` or is mapped.
 
     Raises:
-      ValueError: if `num_classes` is no integer >= 1; by a call with inputs that are
-        not `[batch, height, width, channels]`.
+      ValueError: if `num_classes` is not an integer >= 1; by a call with inputs that
+        are not `[batch, height, width, channels]`.
     """
 
     def __init__(
