@@ -130,7 +130,7 @@ class EnsembleMLP(hk.Module):
       output_sizes: width of every layer; the last is the number of outputs.
       num_ensemble: number of members.
       nonzero_bias: whether the biases of the first layer start random or at zero.
-      activation: what comes between layers.
+      activation: activation between layers.
       w_init: initialiser of the weights.
       name: name of the module.
 
@@ -196,7 +196,7 @@ def make_einsum_ensemble_mlp_enn(
       output_sizes: width of every layer; the last is the number of outputs.
       num_ensemble: number of members.
       nonzero_bias: whether the biases of the first layer start random or at zero.
-      activation: what comes between layers.
+      activation: activation between layers.
       w_init: initialiser of the weights.
 
     Returns:
@@ -250,7 +250,7 @@ def make_ensemble_mlp_with_prior_enn(
       prior_scale: factor of the prior functions.
       nonzero_bias: whether the biases of the first layer start random or at zero.
       seed: seed of the prior functions.
-      activation: what comes between layers, of the priors as well.
+      activation: activation between layers, of the priors as well.
       w_init: initialiser of the weights, of the priors as well.
 
     Returns:
@@ -285,7 +285,7 @@ def make_ensemble_prior(
       num_ensemble: number of MLPs and size of the index.
       dummy_input: array shaped like an input batch.
       seed: seed of the MLPs.
-      activation: what comes between layers.
+      activation: activation between layers.
       w_init: initialiser of the weights.
 
     Returns:

@@ -99,8 +99,8 @@ class MLPEnsembleMatchedPrior(EnnWithAdditivePrior):
     Args:
       output_sizes: width of every layer; the last is the number of outputs.
       dummy_input: array shaped like an input batch `[batch, ...]`, which gives the
-        priors their input size. If left out, the first input that `init` or `apply`
-        sees does, with the same numbers.
+        priors their input size. By default the first input that `init` or `apply`
+        sees does so, with the same numbers.
       num_ensemble: number of members.
       prior_scale: factor of the prior functions.
       seed: seed of the prior functions. Numbers follow the original `enn`: its keys

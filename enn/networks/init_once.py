@@ -29,8 +29,8 @@ def concrete_draws(legacy_stream: bool = False) -> Iterator[None]:
 
     Args:
       legacy_stream: whether to draw from the random stream that JAX had by default
-        before version 0.5, which numbers differ from for the same key. The user's
-        `jax_threefry_partitionable` stays as it is, and decides if this is false.
+        before version 0.5, which gives other numbers for the same key. The user's
+        `jax_threefry_partitionable` is left alone, and decides if this is false.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.ensure_compile_time_eval())

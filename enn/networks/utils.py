@@ -149,7 +149,7 @@ def wrap_stochastic_fn_as_enn(
 
     Raises:
       ValueError: by `apply`, for an index that is not a key; an integer is the seed of
-        one, and None will do where nothing is drawn.
+        one, and None is accepted if nothing is drawn.
     """
     transformed = hk.transform_with_state(net_fn)
 
