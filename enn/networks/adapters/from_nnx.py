@@ -55,9 +55,9 @@ def from_nnx(
             raise ValueError(f"make_module must make an nnx.Module, got {module!r}.")
         return module
 
-    # `nnx.split` gives the graph, then the variables of each of `kinds`; `...` takes the
-    # rest, which is the state. Streams are made afresh from the index at every call;
-    # intermediates stay as the template has them, and are not part of the network.
+    # `nnx.split` gives the graph, then the variables of each of `kinds`; `...` takes
+    # the rest, which is the state. Streams are made afresh from the index at every
+    # call; intermediates stay as in the template, and are not part of the network.
     template = nnx.eval_shape(lambda: make(jax.random.key(0)))
     graph, params_spec, keys_spec, counts_spec, *unused, state_spec = nnx.split(
         template, *kinds
