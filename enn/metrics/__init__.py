@@ -30,6 +30,20 @@ from enn.metrics.marginal import (
     make_accuracy_calculator,
     make_nll_marginal_calculator,
 )
+from enn.metrics.mixture import (
+    CalibrationCurve,
+    calculate_mixture_cdf,
+    calculate_mixture_quantiles,
+    calibration_curve,
+    make_calibration_aggregator,
+    make_constant_std,
+    make_coverage_calculator,
+    make_interval_width_calculator,
+    make_mixture_crps_calculator,
+    make_mixture_nll_calculator,
+    make_mixture_nll_joint_calculator,
+    split_mean_and_std,
+)
 from enn.metrics.ood import (
     calculate_aupr,
     calculate_auroc,
@@ -58,6 +72,7 @@ from enn.metrics.uncertainty import (
 
 __all__ = [
     "AggregateMetricCalculator",
+    "CalibrationCurve",
     "ExpectedCalibrationError",
     "MetricCalculator",
     "MetricsState",
@@ -75,6 +90,9 @@ __all__ = [
     "calculate_crps",
     "calculate_gaussian_joint_ll",
     "calculate_joint_ll",
+    "calculate_mixture_cdf",
+    "calculate_mixture_quantiles",
+    "calibration_curve",
     "categorical_log_likelihood",
     "exact_histogram",
     "make_accuracy_calculator",
@@ -82,8 +100,15 @@ __all__ = [
     "make_aurc_aggregator",
     "make_auroc_aggregator",
     "make_average_aggregator",
+    "make_calibration_aggregator",
+    "make_constant_std",
+    "make_coverage_calculator",
     "make_gaussian_nll_calculator",
     "make_gaussian_nll_joint_calculator",
+    "make_interval_width_calculator",
+    "make_mixture_crps_calculator",
+    "make_mixture_nll_calculator",
+    "make_mixture_nll_joint_calculator",
     "make_nll_joint_calculator",
     "make_nll_marginal_calculator",
     "make_nll_polyadic_calculator",
@@ -92,6 +117,7 @@ __all__ = [
     "predictive_entropy",
     "reliability_diagram",
     "risk_coverage_curve",
+    "split_mean_and_std",
     "variation_ratio",
     "zero_one_loss",
 ]

@@ -58,7 +58,8 @@ def reshape_to_smaller_batches(
     """
     _checks.positive_int("batch_size", batch_size)
     small_logits = split_rows(jnp.asarray(logits), 1, batch_size).swapaxes(0, 1)
-    return small_logits, split_rows(jnp.asarray(labels), 0, batch_size)
+    column = _checks.as_column("labels", jnp.asarray(labels))
+    return small_logits, split_rows(column, 0, batch_size)
 
 
 def calculate_joint_ll(logits: chex.Array, labels: chex.Array) -> jax.Array:
@@ -162,7 +163,7 @@ def make_nll_polyadic_calculator(
 @_sharding.allow_explicit_axes
 @jax.jit
 def _key_from_labels(labels: chex.Array) -> chex.PRNGKey:
-    values = jnp.asarray(labels)[:, 0].astype(jnp.int32)
+    values = jnp.ravel(labels).astype(jnp.int32)
     offsets = jnp.arange(len(values), dtype=jnp.int32) * values.max() * 10
     return jax.random.PRNGKey(jnp.sum(values * offsets, dtype=jnp.int32))
 

@@ -15,20 +15,21 @@ from enn.metrics.base import (
 
 
 def check_labels(labels: chex.Array, batch: int, num_classes: int) -> chex.Array:
-    """Returns labels `[batch, 1]` as `[batch]`.
+    """Returns labels `[batch, 1]` or `[batch]` as `[batch]`.
 
     Raises:
       ValueError: if a label is no integer in [0, num_classes), or the shape is wrong.
     """
-    _checks.shape("labels", labels, (batch, 1), "[batch, 1]")
-    _checks.class_labels(labels, num_classes)
-    return _checks.as_array(labels)[:, 0]
+    column = _checks.as_column("labels", _checks.as_array(labels))
+    _checks.shape("labels", column, (batch, 1), "[batch, 1]")
+    _checks.class_labels(column, num_classes)
+    return column[:, 0]
 
 
 def check_integer_labels(
     labels: chex.Array, batch: int, num_classes: int
 ) -> chex.Array:
-    """Returns integer labels `[batch, 1]` as `[batch]`.
+    """Returns integer labels `[batch, 1]` or `[batch]` as `[batch]`.
 
     Raises:
       TypeError: if the labels are of another type, even if their values are integers.

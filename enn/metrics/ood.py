@@ -108,8 +108,7 @@ def _as_binary(is_ood: chex.Array) -> jax.Array:
 
 
 def _binary_labels(logits: chex.Array, is_ood: chex.Array) -> jax.Array:
-    _checks.shape("is_ood", is_ood, (None, 1), "[batch, 1]")
-    return _as_binary(is_ood)[:, 0]
+    return _as_binary(_checks.as_column("is_ood", is_ood))[:, 0]
 
 
 @jax.jit

@@ -185,5 +185,6 @@ def _check_shapes(
     axes = "[num_enn_samples, batch, 1]"
     _checks.shape("samples", samples, (None, None, 1), axes)
     check_not_empty("samples", samples)
+    targets = _checks.as_column("targets", _checks.as_array(targets))
     _checks.shape("targets", targets, (samples.shape[1], 1), "[batch, 1]")
     return at_least_float32(samples), at_least_float32(targets)

@@ -95,6 +95,12 @@ def test_priorities_and_selection_are_those_of_the_original():
     golden.assert_matches("active_learning_priorities", report)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_labels_are_one_a_row_with_or_without_a_trailing_axis(name):
+    scores = [_score(name, SMALL_LOGITS, y) for y in (SMALL_LABELS, SMALL_LABELS[:, 0])]
+    np.testing.assert_array_equal(*scores)
+
+
 def test_registries_list_names_in_order():
     assert active_learning.get_implemented_priority_fn_ctors() == NAMES
     assert priorities.get_implemented_per_example_priorities() == NAMES

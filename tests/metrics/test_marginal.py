@@ -112,10 +112,13 @@ def test_float_labels_are_a_type_error_in_likelihoods(name):
 
 
 @pytest.mark.parametrize("name", [*LIKELIHOODS, *OTHERS])
-def test_labels_without_a_trailing_axis_are_an_error(name):
+def test_labels_are_one_a_row_with_or_without_a_trailing_axis(name):
     metric = (LIKELIHOODS | OTHERS)[name]
-    with pytest.raises(ValueError, match=r"labels must have shape \[batch, 1\]"):
-        metric(np.zeros([3, 2, 2]), np.zeros([2], np.int32))
+    column, row = (metric(SMALL_LOGITS, y) for y in (SMALL_LABELS, SMALL_LABELS[:, 0]))
+    jax.tree.map(np.testing.assert_array_equal, row, column)
+    for wrong in (SMALL_LABELS.T, SMALL_LABELS[:5, 0]):
+        with pytest.raises(ValueError, match=r"labels must have shape \[batch, 1\]"):
+            metric(SMALL_LOGITS, wrong)
 
 
 @pytest.mark.parametrize("name", [*LIKELIHOODS, *OTHERS][1:])

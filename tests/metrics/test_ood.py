@@ -146,9 +146,12 @@ def test_wrong_labels_are_errors(metric):
 @pytest.mark.parametrize(
     "make", [metrics.make_auroc_aggregator, metrics.make_aupr_aggregator]
 )
-def test_aggregator_needs_a_column_of_labels(make):
+def test_aggregator_takes_labels_with_or_without_a_trailing_axis(make):
+    scores, is_ood = np.arange(3.0), np.array([0, 1, 1])
+    values = [make(_first)(scores, y).value for y in (is_ood, is_ood[:, None])]
+    assert float(values[0]) == float(values[1]) == 1
     with pytest.raises(ValueError, match=r"is_ood must have shape \[batch, 1\]"):
-        make(_first)(np.zeros(3), np.zeros(3, np.int32))
+        make(_first)(scores, is_ood[None])
 
 
 @pytest.mark.strict

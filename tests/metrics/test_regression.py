@@ -111,11 +111,17 @@ METRICS = {
 
 @pytest.mark.parametrize("name", METRICS)
 def test_wrong_shapes_are_errors(name):
-    # Targets [12] would broadcast to [7, 12, 12] differences.
     with pytest.raises(ValueError, match=r"targets must have shape \[batch, 1\]"):
-        METRICS[name](SAMPLES, TARGETS[:, 0])
+        METRICS[name](SAMPLES, TARGETS.T)
     with pytest.raises(ValueError, match="samples must have shape"):
         METRICS[name](SAMPLES[..., 0], TARGETS)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_targets_are_one_a_row_with_or_without_a_trailing_axis(name):
+    # Targets [12] would broadcast to [7, 12, 12] differences.
+    values = [METRICS[name](SAMPLES, y) for y in (TARGETS, TARGETS[:, 0])]
+    np.testing.assert_array_equal(*values)
 
 
 @pytest.mark.parametrize("name", METRICS)
