@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from enn import active_learning, base, datasets, losses, networks, supervised, utils
 from enn.loggers import MemoryLogger
-from tests.metrics.batches import normal
+from tests.support.batches import normal
 
 NUM_ROWS = 11
 X = normal(NUM_ROWS, 2, seed=0)

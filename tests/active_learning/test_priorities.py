@@ -5,8 +5,8 @@ import pytest
 
 from enn import active_learning, datasets
 from enn.active_learning import priorities
-from tests import golden
-from tests.metrics.batches import (
+from tests.support import golden
+from tests.support.batches import (
     LABELS,
     LOGITS,
     SMALL_LABELS,

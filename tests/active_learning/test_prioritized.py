@@ -5,7 +5,7 @@ import pytest
 
 from enn import active_learning, base, datasets, networks
 from enn.active_learning import prioritized
-from tests.metrics.batches import SMALL_LABELS, SMALL_LOGITS, constant_forward
+from tests.support.batches import SMALL_LABELS, SMALL_LOGITS, constant_forward
 
 KEY = jax.random.PRNGKey(3)
 

@@ -5,7 +5,7 @@ import pytest
 
 from enn.checkpoints import downloads
 from tests.checkpoints.server import Server
-from tests.datasets.conftest import store
+from tests.support.stored import store
 
 __all__ = ["cache", "running_server", "server", "store"]
 

@@ -17,7 +17,7 @@ from enn.datasets.imagenet import Imagenet
 from enn.networks.epinet.last_layer import parse_base_hidden
 from enn.networks.epinet.priors import make_cifar_conv_prior, make_imagenet_conv_prior
 from enn.networks.resnet.lib import CanonicalResNets
-from tests import golden
+from tests.support import golden
 
 pooch = pytest.importorskip("pooch")
 

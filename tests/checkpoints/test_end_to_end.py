@@ -26,8 +26,7 @@ from enn.networks.forwarders import predict_at_indices
 from enn.networks.resnet.base import EnsembleResNetENN
 from enn.networks.resnet.lib import ResNetConfig
 from tests.checkpoints.server import Server
-from tests.datasets import stored
-from tests.networks import fast
+from tests.support import fast, stored
 
 for package in ("datasets", "grain", "pooch", "safetensors"):
     pytest.importorskip(package)

@@ -14,8 +14,8 @@ import pytest
 from enn import checkpoints
 from enn.checkpoints import load_pretrained, save_pretrained
 from enn.networks.resnet.base import EnsembleResNetENN
-from tests.networks import fast
-from tests.networks.resnet.nets import IMAGES, TINY
+from tests.support import fast
+from tests.support.resnets import IMAGES, TINY
 
 safetensors = pytest.importorskip("safetensors.numpy")
 

@@ -21,8 +21,7 @@ from enn.networks.epinet.resnet import (
     ResnetFinalEpinetConfig,
     make_checkpoint_from_config,
 )
-from tests import golden
-from tests.networks import cost
+from tests.support import cost, golden
 
 X = np.asarray(golden.normal(4, 3))
 NUM_SAMPLES = 5

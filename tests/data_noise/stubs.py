@@ -4,9 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from enn import base, datasets
+from enn import base
 from enn.networks import indexers
-from tests import golden
 
 IDS = np.arange(4)[:, None]
 
@@ -16,10 +15,6 @@ def network(indexer):
         raise AssertionError("data noise runs no network")
 
     return base.EpistemicNetwork(unused, unused, indexer)
-
-
-def golden_batch(y):
-    return datasets.ArrayBatch(x=golden.X5, y=y, data_index=np.arange(6)[:, None] + 3)
 
 
 def over_indices(fn, indexer, num_indices=200):

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from enn import data_noise, datasets
 from enn.data_noise import bootstrapping
 from enn.networks import indexers
-from tests import golden
 from tests.data_noise import stubs
+from tests.support import golden
 
 ALL = ["poisson", "exponential", "bernoulli", "uniform"]
 ENSEMBLE = indexers.EnsembleIndexer(10)
@@ -34,7 +35,7 @@ def _weights(indexer, distribution, index=None, data_index=stubs.IDS, **kwargs):
 
 
 def test_golden_weights():
-    batch = stubs.golden_batch(jax.random.randint(golden.keys(12), (6, 1), 0, 3))
+    batch = golden.batch("classification")
 
     def weights(indexer, index, *args):
         noise = data_noise.BootstrapNoise(stubs.network(indexer), *args)
@@ -311,16 +312,28 @@ def test_noise_is_a_hashable_value():
     assert len({one, same, other}) == 2
 
 
-@pytest.mark.parametrize("name", bootstrapping.DISTRIBUTIONS)
-def test_distributions_have_a_shape_and_mean_one(name):
-    draw = bootstrapping.DISTRIBUTIONS[name]
-    key = jax.random.key(0)
+@pytest.mark.parametrize(
+    ("name", "exact"),
+    [
+        ("poisson", stats.poisson(1)),
+        ("exponential", stats.expon()),
+        ("bernoulli", stats.rv_discrete(values=([0, 2], [0.5, 0.5]))),
+        ("uniform", stats.uniform(0, 2)),
+    ],
+)
+def test_distributions_are_what_their_names_say(name, exact):
+    draw, key = bootstrapping.DISTRIBUTIONS[name], jax.random.key(0)
     assert jax.eval_shape(draw, key).shape == ()
-    assert abs(np.mean(np.asarray(draw(key, (1000,)))) - 1) < 0.1
+    drawn = np.asarray(draw(key, (4000,)))
+    for value in (0.5, 1, 1.5, 2.5):
+        assert abs(np.mean(drawn <= value) - exact.cdf(value)) < 0.03
+    assert abs(drawn.mean() - 1) < 0.06
 
 
-def test_distributions_are_in_order():
-    assert list(bootstrapping.DISTRIBUTIONS) == ALL
+def test_the_error_names_all_distributions():
+    with pytest.raises(ValueError, match="|".join(ALL)) as error:
+        _weights(ENSEMBLE, "gamma")
+    assert all(name in str(error.value) for name in [*bootstrapping.DISTRIBUTIONS])
 
 
 @pytest.mark.parametrize("distribution", ["exponential", "bernoulli"])

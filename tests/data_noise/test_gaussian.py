@@ -6,8 +6,8 @@ import pytest
 from enn import data_noise, datasets
 from enn.data_noise import bootstrapping, gaussian
 from enn.networks import indexers
-from tests import golden
 from tests.data_noise import stubs
+from tests.support import golden
 
 ENSEMBLE = indexers.EnsembleIndexer(10)
 GAUSSIAN = indexers.GaussianIndexer(3)
@@ -25,7 +25,7 @@ def _noise(indexer, index=None, data_index=stubs.IDS, noise_std=0.5, **kwargs):
 
 
 def test_golden_targets():
-    batch = stubs.golden_batch(golden.normal(6, 1, seed=12))
+    batch = golden.batch("regression")
     cases = {
         "ensemble": indexers.EnsembleIndexer(4),
         "gauss": GAUSSIAN,

@@ -7,7 +7,7 @@ import pytest
 
 from enn import datasets
 from enn.datasets import cifar
-from tests.datasets import stored
+from tests.support import stored
 
 IMAGES = stored.random_images(16, (32, 32, 3))
 LABELS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3]

@@ -7,7 +7,7 @@ import optax
 
 from enn import data_noise, datasets, losses, metrics, networks, supervised
 from enn.loggers import MemoryLogger
-from tests.datasets import stored
+from tests.support import stored
 
 
 def test_an_experiment_trains_on_stored_images_and_evaluates(store):

@@ -8,7 +8,7 @@ import pytest
 from enn import datasets
 from enn.datasets import imagenet, images
 from enn.datasets.imagenet import Split
-from tests.datasets import stored
+from tests.support import stored
 
 TRAIN_LABELS = [0, 0, 0, 1, 1, 1, 1, 2]
 TRAIN_IMAGES = [

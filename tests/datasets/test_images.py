@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from enn.datasets import images
-from tests.datasets import stored
+from tests.support import stored
 
 SIZE = (20, 24)
 

@@ -7,7 +7,7 @@ import pytest
 
 from enn import datasets
 from enn.datasets import mnist
-from tests.datasets import stored
+from tests.support import stored
 
 IMAGES = stored.random_images(24, (28, 28))
 LABELS = [i % 10 for i in range(24)]

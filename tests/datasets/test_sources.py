@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from enn.datasets import sources
-from tests.datasets import stored
+from tests.support import stored
 
 KIND = sources.ImageKind(num_classes=3, mode="RGB", size=(4, 5))
 ANY_SIZE = sources.ImageKind(num_classes=3, mode="RGB", size=())

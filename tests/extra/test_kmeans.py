@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from enn import extra
 from enn.extra import kmeans
-from tests import golden
+from tests.support import golden
 
 # Two pairs with means 1 and 12, and standard deviations 1 and 2.
 PAIRS = np.array([[0.0], [2.0], [10.0], [14.0]], np.float32)

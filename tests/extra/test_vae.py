@@ -9,7 +9,7 @@ import scipy.special
 from enn import extra, losses, networks
 from enn.extra import vae
 from enn.loggers import MemoryLogger
-from tests import golden
+from tests.support import golden
 
 DATA = np.asarray(jax.random.bernoulli(jax.random.PRNGKey(0), 0.5, [16, 3]), np.float32)
 

@@ -9,16 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from enn import base, datasets, networks
-from tests import golden
-from tests.networks.fast import compiled
-
-
-def golden_batch(kind: str) -> datasets.ArrayBatch:
-    if kind == "regression":
-        y = golden.normal(6, 1, seed=12)
-    else:
-        y = jax.random.randint(golden.keys(12), (6, 1), 0, 3)
-    return datasets.ArrayBatch(x=golden.X5, y=y, data_index=np.arange(6)[:, None] + 3)
+from tests.support import golden
+from tests.support.fast import compiled
 
 
 @functools.cache

@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as hnp
 
 from enn import losses, networks
 from enn.losses import base
-from tests import golden
 from tests.losses import cases
+from tests.support import golden
 
 
 def _output_loss(apply, params, state, batch, index):
@@ -21,7 +21,7 @@ def _output_loss(apply, params, state, batch, index):
 
 def test_golden_l2():
     loss_fn = losses.average_single_index_loss(losses.L2Loss(), 5)
-    batch = cases.golden_batch("regression")
+    batch = golden.batch("regression")
     golden.assert_matches(
         "loss_l2", cases.evaluate(loss_fn, cases.golden_ensemble(1), batch)
     )

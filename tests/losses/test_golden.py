@@ -5,8 +5,8 @@ import numpy as np
 
 from enn import losses, networks
 from enn.networks import bbb, categorical_ensembles, hypermodels
-from tests import golden
 from tests.losses import cases
+from tests.support import golden
 
 
 def test_evidence_lower_bounds():
@@ -19,7 +19,7 @@ def test_evidence_lower_bounds():
         likelihood = losses.get_categorical_loglike_fn(3)
         elbo = losses.ElboLoss(likelihood, kl, temperature=2.0, input_dim=5)
         loss_fn = losses.average_single_index_loss(elbo, 3)
-        batch = cases.golden_batch("classification")
+        batch = golden.batch("classification")
         report[name] = cases.evaluate(loss_fn, enn, batch)
     hyper = hypermodels.MLPHypermodel(
         hypermodels.tempered_mlp([4, 1]),
@@ -30,7 +30,7 @@ def test_evidence_lower_bounds():
     kl = losses.get_analytical_linear_model_prior_kl_fn(10, 0.8)
     elbo = losses.ElboLoss(losses.get_awgn_loglike_fn(0.5), kl)
     loss_fn = losses.average_single_index_loss(elbo, 3)
-    batch = cases.golden_batch("regression")
+    batch = golden.batch("regression")
     report["linear"] = cases.evaluate(loss_fn, hyper, batch)
     golden.assert_matches("loss_vi", report)
 
@@ -40,6 +40,6 @@ def test_categorical_regression():
         [8, 1], np.linspace(-2, 2, 11), golden.X5, 3
     )
     loss_fn = losses.average_single_index_loss(losses.Cat2HotRegression(), 2)
-    report = cases.evaluate(loss_fn, enn, cases.golden_batch("regression"))
+    report = cases.evaluate(loss_fn, enn, golden.batch("regression"))
     two_hot = losses.transform_to_2hot(jnp.array(0.37), jnp.linspace(-1, 1, 5))
     golden.assert_matches("loss_categorical_regression", {**report, "two_hot": two_hot})

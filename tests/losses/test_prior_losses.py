@@ -10,8 +10,8 @@ import scipy.stats
 
 from enn import losses, networks, utils
 from enn.losses import prior_losses
-from tests import golden
 from tests.losses import cases
+from tests.support import golden
 
 PRIOR_LOSSES = [losses.RegressionPriorLoss, losses.ClassificationPriorLoss]
 INDEXER = networks.GaussianWithUnitIndexer(4)
@@ -40,7 +40,7 @@ def _indexed(params, state, inputs, index):
 
 def test_golden_regression_prior():
     loss_fn = losses.RegressionPriorLoss(num_index_sample=4)
-    batch = cases.golden_batch("regression")
+    batch = golden.batch("regression")
     report = cases.evaluate(loss_fn, cases.golden_ensemble(1), batch)
     golden.assert_matches("loss_regression_prior", report)
 
@@ -52,7 +52,7 @@ def test_golden_combination_with_data_loss():
     report = cases.evaluate(
         losses.combine_losses([config, prior]),
         cases.golden_ensemble(3),
-        cases.golden_batch("classification"),
+        golden.batch("classification"),
     )
     golden.assert_matches("loss_combined", report)
 

@@ -12,9 +12,9 @@ from hypothesis.extra import numpy as hnp
 
 from enn import data_noise, losses, networks
 from enn.data_noise import bootstrapping
-from tests import golden
 from tests.losses import cases
-from tests.networks.fast import compiled_init
+from tests.support import golden
+from tests.support.fast import compiled_init
 
 Y = np.array([[1.0], [2.0], [4.0]])
 OUT = np.float32([[0.0], [4.0], [4.0]])
@@ -236,7 +236,7 @@ def test_null_bootstrap_replaces_weights_by_ones():
 
 @pytest.mark.strict
 def test_l2_with_bootstrap_is_l2_on_bootstrapped_data():
-    enn, batch = cases.golden_ensemble(1), cases.golden_batch("regression")
+    enn, batch = cases.golden_ensemble(1), golden.batch("regression")
     boot_fn = bootstrapping.make_boot_fn(enn, "exponential", 3)
     noise = data_noise.BootstrapNoise(enn, "exponential", 3)
     got, wanted, plain = (

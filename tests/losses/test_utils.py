@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from enn import data_noise, losses, networks
-from tests import golden
 from tests.losses import cases
+from tests.support import golden
 
 STATE = {"net": {"count": jnp.array(1.0)}}
 
@@ -133,7 +133,7 @@ def test_golden_bootstrapped_xent():
     noise = data_noise.BootstrapNoise(enn, "bernoulli", 1)
     single = losses.add_data_noise(losses.XentLoss(3), noise)
     loss_fn = losses.average_single_index_loss(single, 6)
-    batch = cases.golden_batch("classification")
+    batch = golden.batch("classification")
     golden.assert_matches("bootstrapped_loss", cases.evaluate(loss_fn, enn, batch))
 
 
@@ -219,7 +219,7 @@ def test_golden_decayed_xent_with_accuracy():
     )
     averaged = losses.average_single_index_loss(single, 4)
     loss_fn = losses.add_l2_weight_decay(averaged, 0.3, _is_w)
-    batch = cases.golden_batch("classification")
+    batch = golden.batch("classification")
     report = cases.evaluate(loss_fn, cases.golden_ensemble(3), batch)
     golden.assert_matches("loss_xent_with_metrics", report)
 

@@ -5,8 +5,8 @@ import scipy.integrate
 import scipy.stats
 
 from enn import losses, networks
-from tests import golden
 from tests.losses import cases
+from tests.support import golden
 
 X = np.array([[1.0, 0.0], [1.0, 1.0]])
 OUT = np.array([[2.0, -1.0], [0.0, 3.0]])

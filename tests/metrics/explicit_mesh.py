@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from enn import active_learning, metrics
-from tests.metrics.batches import LABELS, LOGITS, normal
+from tests.support.batches import LABELS, LOGITS, normal
 
 NUM_DEVICES = 4
 SCORES = normal(24, seed=3)

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enn import metrics
-from tests.metrics.batches import (
+from tests.support.batches import (
     LABELS,
     LOGITS,
     SMALL_LABELS,

@@ -1,8 +1,8 @@
 import pytest
 
 from enn import metrics
-from tests import golden
-from tests.metrics.batches import LABELS, LOGITS, normal
+from tests.support import golden
+from tests.support.batches import LABELS, LOGITS, normal
 
 
 @pytest.mark.strict

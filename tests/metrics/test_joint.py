@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from enn import metrics
 from enn.metrics import joint
-from tests.metrics.batches import (
+from tests.support.batches import (
     LABELS,
     LOGITS,
     SMALL_LABELS,

@@ -4,7 +4,7 @@ import pytest
 
 from enn import metrics
 from enn.metrics import marginal
-from tests.metrics.batches import (
+from tests.support.batches import (
     LABELS,
     LOGITS,
     SMALL_LABELS,

@@ -15,7 +15,7 @@ import scipy.stats
 
 from enn import active_learning, metrics
 from enn.metrics import marginal
-from tests.metrics.batches import normal
+from tests.support.batches import normal
 
 KEY = jax.random.key(0)
 SCORES = {

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enn import metrics
-from tests.metrics.batches import normal
+from tests.support.batches import normal
 
 SAMPLES = normal(7, 12, 1, seed=4)
 TARGETS = normal(12, 1, seed=5)

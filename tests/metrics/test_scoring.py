@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from enn import metrics
-from tests.metrics.batches import LABELS, LOGITS, logits_of, softmax
+from tests.support.batches import LABELS, LOGITS, logits_of, softmax
 
 
 @pytest.mark.parametrize(

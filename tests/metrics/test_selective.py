@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enn import metrics
-from tests.metrics.batches import LABELS, LOGITS, logits_of
+from tests.support.batches import LABELS, LOGITS, logits_of
 
 
 def _first(uncertainty):

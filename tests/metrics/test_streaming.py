@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from enn import metrics
-from tests.metrics.batches import LABELS, LOGITS, normal
+from tests.support.batches import LABELS, LOGITS, normal
 
 mean_over_rows = functools.partial(metrics.make_average_aggregator, weight_by_size=True)
 CLASSIFICATION = {

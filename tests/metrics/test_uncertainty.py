@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enn import metrics
-from tests.metrics.batches import LOGITS, logits_of, softmax
+from tests.support.batches import LOGITS, logits_of, softmax
 
 SCORES = [
     metrics.variation_ratio,

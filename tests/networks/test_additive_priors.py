@@ -9,8 +9,7 @@ import pytest
 from enn import networks
 from enn.networks import priors
 from enn.networks.base import EnnArray, EnnNoState, OutputWithPrior
-from tests.networks.anchors import X, assert_output_starts, init, key, output
-from tests.networks.fast import compiled
+from tests.support.fast import X, assert_output_starts, compiled, init, key, output
 
 
 class Doubled(OutputWithPrior):

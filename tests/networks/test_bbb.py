@@ -5,22 +5,21 @@ import pytest
 
 from enn.networks.bbb import make_bbb_enn
 from enn.networks.mlp import transformed_mlp
-from tests import golden
-from tests.networks.anchors import (
+from tests.support import golden
+from tests.support.cost import flops_at_indices, mlp_flops
+from tests.support.fast import (
     X,
-    assert_matches_golden_case,
     assert_output_starts,
+    compiled,
     init,
     key,
     output,
 )
-from tests.networks.cost import flops_at_indices, mlp_flops
-from tests.networks.fast import compiled
 
 
 def test_golden_values():
     enn = make_bbb_enn([7, 2], golden.X5, temperature=2.0)
-    assert_matches_golden_case("bbb", enn)
+    golden.assert_enn_matches("bbb", enn)
 
 
 def test_anchor():

@@ -10,10 +10,16 @@ from enn.networks import categorical_ensembles
 from enn.networks.categorical_ensembles import CatOutputWithPrior
 from enn.networks.ensembles import make_random_gp_ensemble_prior_fns
 from enn.networks.forwarders import make_batch_fwd
-from tests import golden
-from tests.networks.anchors import X, assert_output_starts, key, output
-from tests.networks.cost import flops_at_indices, mlp_flops
-from tests.networks.fast import compiled, random_params
+from tests.support import golden
+from tests.support.cost import flops_at_indices, mlp_flops
+from tests.support.fast import (
+    X,
+    assert_output_starts,
+    compiled,
+    key,
+    output,
+    random_params,
+)
 
 ATOMS = np.linspace(-1, 1, 5)
 

@@ -17,8 +17,7 @@ from enn.networks.utils import (
     wrap_enn_no_state_as_enn,
     wrap_net_fn_as_enn,
 )
-from tests import golden
-from tests.networks import fast
+from tests.support import cost, fast, golden
 
 X = golden.X5
 
@@ -230,8 +229,8 @@ def test_wrong_number_of_samples_raises(num_samples: Any) -> None:
 def test_base_runs_once_for_many_indices() -> None:
     torso, head = _mlp("torso", 64, 64, 4), make_mlp_epinet([3], [], 2)
     enn = combine_naive_enn(head, torso)
-    one_torso = fast.flops_at_indices(torso, X, None)
+    one_torso = cost.flops_at_indices(torso, X, None)
     hidden = np.zeros((len(X), 4), np.float32)
-    heads = fast.flops_at_indices(head, hidden, 100)
-    both = fast.flops_at_indices(enn, X, 100)
+    heads = cost.flops_at_indices(head, hidden, 100)
+    both = cost.flops_at_indices(enn, X, 100)
     assert both < one_torso + 1.5 * heads < 4 * one_torso

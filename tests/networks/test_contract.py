@@ -13,8 +13,8 @@ import pytest
 from enn import losses, networks, supervised
 from enn.datasets import ArrayBatch
 from enn.loggers import MemoryLogger
-from tests.networks import cost
 from tests.networks.descriptors import DESCRIPTORS, Descriptor
+from tests.support import cost
 
 pytestmark = pytest.mark.parametrize(
     "net", DESCRIPTORS, ids=[net.name for net in DESCRIPTORS], scope="module"

@@ -7,16 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enn.networks import dropout
-from tests.networks.anchors import (
-    assert_matches_golden_case,
+from tests.support import golden
+from tests.support.cost import flops, flops_at_indices, mlp_flops
+from tests.support.fast import (
     assert_output_starts,
+    compiled,
     init,
     key,
     output,
-    shapes,
+    param_shapes,
+    random_params,
 )
-from tests.networks.cost import flops, flops_at_indices, mlp_flops
-from tests.networks.fast import compiled, random_params
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ from tests.networks.fast import compiled, random_params
     ],
 )
 def test_golden_values(name, make):
-    assert_matches_golden_case(name, make())
+    golden.assert_enn_matches(name, make())
 
 
 def test_anchor():
@@ -41,7 +42,7 @@ def test_anchor():
 
 
 def test_parameter_tree():
-    assert shapes(dropout.MLPDropoutENN([4, 5, 2])) == {
+    assert param_shapes(dropout.MLPDropoutENN([4, 5, 2])) == {
         "linear": {"w": (3, 4), "b": (4,)},
         "linear_1": {"w": (4, 5), "b": (5,)},
         "linear_2": {"w": (5, 2), "b": (2,)},

@@ -9,18 +9,18 @@ import pytest
 from enn import networks
 from enn.networks import einsum_mlp
 from enn.networks.base import OutputWithPrior
-from tests import golden
-from tests.networks.anchors import (
+from tests.support import golden
+from tests.support.cost import flops, flops_at_indices, mlp_flops
+from tests.support.fast import (
     X,
-    assert_matches_golden_case,
     assert_output_starts,
+    compiled,
     init,
     key,
     output,
-    shapes,
+    param_shapes,
+    random_params,
 )
-from tests.networks.cost import flops, flops_at_indices, mlp_flops
-from tests.networks.fast import compiled, random_params
 
 NUM_MEMBERS = 10
 WIDE = jnp.ones((32, 16))
@@ -48,7 +48,7 @@ WIDE = jnp.ones((32, 16))
     ],
 )
 def test_golden_values(name, make):
-    assert_matches_golden_case(name, make())
+    golden.assert_enn_matches(name, make())
 
 
 def test_golden_values_of_prior_functions():
@@ -104,7 +104,7 @@ def _enn_and_params(**options):
 
 def test_parameter_tree_has_members_on_the_last_axis():
     enn = einsum_mlp.make_einsum_ensemble_mlp_enn([4, 5, 2], 3)
-    assert shapes(enn, jnp.ones((6, 2, 3))) == {
+    assert param_shapes(enn, jnp.ones((6, 2, 3))) == {
         "ensemble_mlp/~/ensemble_branch": {"w": (6, 4, 3), "b": (4, 3)},
         "ensemble_mlp/~/linear": {"w": (4, 5, 3), "b": (5, 3)},
         "ensemble_mlp/~/linear_1": {"w": (5, 2, 3), "b": (2, 3)},

@@ -7,18 +7,18 @@ import pytest
 from enn import networks
 from enn.networks import ensembles
 from enn.networks.base import EnnNoState, OutputWithPrior
-from tests import golden
-from tests.networks.anchors import (
+from tests.support import golden
+from tests.support.cost import flops, flops_at_indices, mlp_flops
+from tests.support.fast import (
     X,
-    assert_matches_golden_case,
     assert_output_starts,
+    compiled,
     init,
     key,
     output,
-    shapes,
+    param_shapes,
+    random_params,
 )
-from tests.networks.cost import flops, flops_at_indices, mlp_flops
-from tests.networks.fast import compiled, random_params
 
 WIDE = jnp.ones((64, 32))
 MLP_SHAPES = {
@@ -95,7 +95,7 @@ def _apply(enn):
     ],
 )
 def test_golden_values(name, make):
-    assert_matches_golden_case(name, make())
+    golden.assert_enn_matches(name, make())
 
 
 @pytest.mark.parametrize("make", [_ensemble, _ensemble_with_state])
@@ -113,7 +113,7 @@ def test_documented_values_of_the_matched_prior(dummy_input):
 
 @pytest.mark.parametrize("make", [_ensemble, _ensemble_with_state, _lazy])
 def test_parameter_tree(make):
-    assert shapes(make()) == MLP_SHAPES
+    assert param_shapes(make()) == MLP_SHAPES
 
 
 @pytest.mark.parametrize("make", [_ensemble, _ensemble_with_state, _lazy])

@@ -7,7 +7,7 @@ import pytest
 from enn import networks
 from enn.networks.base import OutputWithPrior
 from enn.networks.forwarders import make_batch_fwd
-from tests.networks.anchors import X, key
+from tests.support.fast import X, key
 
 
 class Expectation(OutputWithPrior):

@@ -9,10 +9,9 @@ from enn.networks.adapters.from_flax import from_flax
 from enn.networks.bert.cls_heads import AgentConfig, make_head_enn
 from enn.networks.combiners import combine_naive_enn
 from enn.networks.indexers import EnsembleIndexer, GaussianIndexer, PrngIndexer
-from tests.networks.anchors import key
-from tests.networks.cost import flops_at_indices
-from tests.networks.fast import compiled
-from tests.networks.training import X, assert_learns
+from tests.support.cost import flops_at_indices
+from tests.support.fast import compiled, key
+from tests.support.training import X, assert_learns
 
 nn = pytest.importorskip("flax.linen")
 

@@ -6,9 +6,9 @@ import pytest
 from enn.networks.adapters.from_samples import from_samples
 from enn.networks.forwarders import make_batch_fwd
 from enn.networks.indexers import EnsembleIndexer
-from tests.networks.anchors import key
-from tests.networks.cost import flops
-from tests.networks.training import X, assert_learns
+from tests.support.cost import flops
+from tests.support.fast import key
+from tests.support.training import X, assert_learns
 
 
 def _linear(params, inputs):

@@ -5,22 +5,23 @@ import numpy as np
 import pytest
 
 from enn.networks import gaussian_enn
-from tests.networks.anchors import (
+from tests.support import golden
+from tests.support.cost import flops, flops_at_indices, mlp_flops
+from tests.support.fast import (
     X,
-    assert_matches_golden_case,
     assert_output_starts,
+    compiled,
     init,
     key,
     output,
-    shapes,
+    param_shapes,
+    random_params,
 )
-from tests.networks.cost import flops, flops_at_indices, mlp_flops
-from tests.networks.fast import compiled, random_params
 
 
 def test_golden_values():
     enn = gaussian_enn.GaussianNoiseMLP([7, 2], 0.3)
-    assert_matches_golden_case("gaussian_noise_mlp", enn)
+    golden.assert_enn_matches("gaussian_noise_mlp", enn)
 
 
 def test_anchor():
@@ -29,7 +30,7 @@ def test_anchor():
 
 
 def test_parameter_tree_has_a_pair_for_every_bias():
-    assert shapes(gaussian_enn.GaussianNoiseMLP([4, 2])) == {
+    assert param_shapes(gaussian_enn.GaussianNoiseMLP([4, 2])) == {
         "mlp/~/linear_0": {"w": (3, 4), "b": ((4,), (4,))},
         "mlp/~/linear_1": {"w": (4, 2), "b": ((2,), (2,))},
     }
@@ -71,7 +72,7 @@ def test_convolutions_get_no_noise():
         return hk.Sequential([hk.Conv2D(2, 3), hk.Flatten(), hk.Linear(2)])
 
     enn = gaussian_enn.GaussianNoiseEnn(make, init_scale=0.0)
-    params = shapes(enn, jnp.ones((2, 4, 4, 1)))
+    params = param_shapes(enn, jnp.ones((2, 4, 4, 1)))
     assert params["conv2_d"]["b"] == (2,)
     assert params["linear"]["b"] == ((2,), (2,))
 

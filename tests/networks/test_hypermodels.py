@@ -12,17 +12,17 @@ from enn.networks.indexers import (
     GaussianIndexer,
     ScaledGaussianIndexer,
 )
-from tests import golden
-from tests.networks.anchors import (
+from tests.support import golden
+from tests.support.cost import flops_at_indices, mlp_flops
+from tests.support.fast import (
     X,
-    assert_matches_golden_case,
     assert_output_starts,
+    compiled,
     key,
     output,
-    shapes,
+    param_shapes,
+    random_params,
 )
-from tests.networks.cost import flops_at_indices, mlp_flops
-from tests.networks.fast import compiled, random_params
 
 INDEXER = ScaledGaussianIndexer(3)
 
@@ -101,7 +101,7 @@ def _independent_prior(sizes=(4, 2), shape=X.shape, **options):
     ],
 )
 def test_golden_values(name, make):
-    assert_matches_golden_case(name, make(golden.X5))
+    golden.assert_enn_matches(name, make(golden.X5))
 
 
 def test_anchors_without_prior():
@@ -143,7 +143,7 @@ def test_anchors_with_prior(make, preds, prior):
 def test_parameter_tree_has_a_linear_layer_for_every_leaf(make, width, torso):
     leaves = {"linear": 4, "linear_1": 12, "linear_2": 2, "linear_3": 8}
     weights = torso | {name: (width, size) for name, size in leaves.items()}
-    assert shapes(make()) == {
+    assert param_shapes(make()) == {
         f"hyper_fn/{name}": {"w": shape, "b": shape[1:]}
         for name, shape in weights.items()
     }

@@ -6,16 +6,17 @@ import pytest
 
 from enn.networks import index_mlp
 from enn.networks.priors import make_random_feat_gp
-from tests.networks.anchors import (
+from tests.support import golden
+from tests.support.cost import flops, flops_at_indices, mlp_flops
+from tests.support.fast import (
     X,
-    assert_matches_golden_case,
     assert_output_starts,
+    compiled,
     key,
     output,
-    shapes,
+    param_shapes,
+    random_params,
 )
-from tests.networks.cost import flops, flops_at_indices, mlp_flops
-from tests.networks.fast import compiled, random_params
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ from tests.networks.fast import compiled, random_params
     ],
 )
 def test_golden_values(name, make):
-    assert_matches_golden_case(name, make())
+    golden.assert_enn_matches(name, make())
 
 
 def test_anchors():
@@ -72,7 +73,7 @@ def test_anchors():
     ],
 )
 def test_parameter_tree(sizes, weights):
-    assert shapes(index_mlp.IndexMLPEnn(sizes, 3, 6)) == {
+    assert param_shapes(index_mlp.IndexMLPEnn(sizes, 3, 6)) == {
         f"concat_index_mlp/{name}": {"w": shape, "b": shape[1:]}
         for name, shape in weights.items()
     }

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from enn import utils
 from enn.networks import indexers
 from enn.networks.indexers import make_batch_indexer
-from tests import golden
-from tests.networks.anchors import key
+from tests.support import golden
+from tests.support.fast import key
 
 ALL = {
     "prng": indexers.PrngIndexer(),

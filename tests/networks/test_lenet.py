@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 
 from enn.networks.lenet import EnsembleLeNet5ENN
-from tests import golden
-from tests.networks import fast
+from tests.support import cost, fast, golden
 
 IMAGES = golden.normal(2, 8, 8, 3)
 
 
 def test_ensemble_gives_the_golden_numbers() -> None:
-    golden.assert_gives("lenet", EnsembleLeNet5ENN(4, num_ensemble=2), IMAGES)
+    enn = EnsembleLeNet5ENN(4, num_ensemble=2)
+    golden.assert_enn_matches("lenet", enn, IMAGES, one_index=True)
 
 
 def test_tree_and_predictions_of_the_specification() -> None:
@@ -43,8 +43,8 @@ def test_28x28_images_have_1920_features_and_channels_can_be_chosen() -> None:
 
 def test_many_indices_run_every_member_once() -> None:
     enn = EnsembleLeNet5ENN(4, 3, lenet_output_channels=(2, 4))
-    one = fast.flops_at_indices(enn, IMAGES, None)
-    assert fast.flops_at_indices(enn, IMAGES, 100) < 3.5 * one
+    one = cost.flops_at_indices(enn, IMAGES, None)
+    assert cost.flops_at_indices(enn, IMAGES, 100) < 3.5 * one
 
 
 def test_making_and_running_it_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:

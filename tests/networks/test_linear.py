@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from enn.networks.mlp import ConcatLinear
-from tests.networks.anchors import X, key
-from tests.networks.fast import compiled
+from tests.support.fast import X, compiled, key
 
 INDEX = np.array([1.0, -2.0, 0.5], np.float32)
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enn.networks.many_indices import members
-from tests.networks.cost import flops
-from tests.networks.fast import compiled
+from tests.support.cost import flops
+from tests.support.fast import compiled
 
 NUM_MEMBERS = 3
 

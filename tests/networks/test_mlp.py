@@ -6,9 +6,17 @@ import pytest
 
 from enn import networks
 from enn.networks.mlp import ExposedMLP, ProjectedMLP
-from tests.networks.anchors import X, assert_output_starts, init, key, output, shapes
-from tests.networks.cost import flops_at_indices, mlp_flops
-from tests.networks.fast import compiled, random_params
+from tests.support.cost import flops_at_indices, mlp_flops
+from tests.support.fast import (
+    X,
+    assert_output_starts,
+    compiled,
+    init,
+    key,
+    output,
+    param_shapes,
+    random_params,
+)
 
 DIM = 3
 INDEX = np.array([1.0, -2.0, 0.5], np.float32)
@@ -175,7 +183,7 @@ def test_a_projected_mlp_is_the_product_of_its_output_matrix_and_the_index(
     hiddens, concat_index, sizes
 ):
     enn = _projected(hiddens, 2, DIM, concat_index)
-    assert shapes(enn) == {
+    assert param_shapes(enn) == {
         f"projected_mlp/~/mlp/~/linear_{i}": {"w": size, "b": size[1:]}
         for i, size in enumerate(sizes)
     }

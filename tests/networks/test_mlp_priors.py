@@ -3,8 +3,7 @@ import numpy as np
 import pytest
 
 from enn import networks
-from tests.networks.anchors import X
-from tests.networks.fast import compiled
+from tests.support.fast import X, compiled
 
 
 def _close(actual, expected, rtol=1e-5):

@@ -7,7 +7,7 @@ import pytest
 from enn import networks
 from enn.networks import utils
 from enn.networks.base import EnnNoState
-from tests.networks.anchors import X, key
+from tests.support.fast import X, key
 
 
 def _apply(params, inputs, index):

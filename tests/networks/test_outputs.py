@@ -10,7 +10,7 @@ from enn.networks.utils import (
     parse_to_output_with_prior,
     scale_enn_output,
 )
-from tests import golden
+from tests.support import golden
 
 TRAIN = jnp.arange(6.0).reshape(3, 2)
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enn import networks
-from tests.networks.anchors import X
-from tests.networks.cost import flops, mlp_flops
+from tests.support.cost import flops, mlp_flops
+from tests.support.fast import X
 
 WIDE = jnp.ones((64, 32))
 FNS = [lambda x: x, lambda x: 2 * x - 1, lambda x: -x, lambda x: x**2]

@@ -10,7 +10,7 @@ import pytest
 from enn import losses
 from enn.networks.epinet.mlp import make_mlp_epinet
 from enn.networks.priors import is_trainable, trainable_mask
-from tests import golden
+from tests.support import golden
 
 PARAMS = {
     name: {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}

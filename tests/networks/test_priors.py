@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from enn import networks
-from tests.networks.anchors import X, key
-from tests.networks.cost import flops, mlp_flops
+from tests.support.cost import flops, mlp_flops
+from tests.support.fast import X, key
 
 WIDE = jnp.ones((64, 32))
 

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from enn.networks.vgg import VGG, EnsembleVGGENN
-from tests import golden
-from tests.networks import fast
+from tests.support import cost, fast, golden
 
 IMAGES = np.random.default_rng(2).normal(size=(2, 8, 8, 3)).astype(np.float32)
 SMALL = {"vgg_output_channels": (4, 6), "vgg_strides": (1, 2)}
@@ -14,8 +13,8 @@ SMALL = {"vgg_output_channels": (4, 6), "vgg_strides": (1, 2)}
 
 def test_ensemble_gives_the_golden_numbers() -> None:
     left_out = r"^\|out|state\|.*batchnorm_10"
-    images = golden.normal(2, 8, 8, 3)
-    golden.assert_gives("vgg", EnsembleVGGENN(3), images, left_out)
+    enn, images = EnsembleVGGENN(3), golden.normal(2, 8, 8, 3)
+    golden.assert_enn_matches("vgg", enn, images, one_index=True, left_out=left_out)
 
 
 def test_tree_and_predictions_of_the_specification() -> None:
@@ -78,8 +77,8 @@ def test_local_statistics_need_no_state_and_give_training_outputs() -> None:
 @pytest.mark.parametrize("num_ensemble", [1, 3])
 def test_many_indices_run_every_member_once(num_ensemble: int) -> None:
     enn = EnsembleVGGENN(3, num_ensemble, **SMALL)
-    one = fast.flops_at_indices(enn, IMAGES, None)
-    assert fast.flops_at_indices(enn, IMAGES, 100) < (num_ensemble + 0.5) * one
+    one = cost.flops_at_indices(enn, IMAGES, None)
+    assert cost.flops_at_indices(enn, IMAGES, 100) < (num_ensemble + 0.5) * one
 
 
 def test_lists_of_different_lengths_raise() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from enn import networks
 from enn.networks import utils
-from tests.networks.anchors import X, key
+from tests.support.fast import X, key
 
 
 def _forward(x):

@@ -24,7 +24,7 @@ from enn.datasets import ArrayBatch
 from enn.datasets.in_memory import BatchIterator
 from enn.loggers import MemoryLogger
 from tests import conftest  # noqa: F401  # the same settings
-from tests.networks.fast import compiled_init
+from tests.support.fast import compiled_init
 
 NUM_STEPS = 50
 NUM_SAVED = 20

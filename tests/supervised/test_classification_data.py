@@ -7,8 +7,8 @@ import pytest
 
 from enn import datasets, loggers, losses, networks, supervised
 from enn.supervised import classification_data
-from tests.networks.fast import compiled_init
 from tests.supervised import stub_experiment
+from tests.support.fast import compiled_init
 
 
 @functools.cache

@@ -11,8 +11,8 @@ import pytest
 from enn import losses, networks, supervised, utils
 from enn.datasets import ArrayBatch
 from enn.loggers import MemoryLogger
-from tests.networks.fast import compiled_init
-from tests.supervised import tiny
+from tests.support import tiny
+from tests.support.fast import compiled_init
 
 ENN = compiled_init(networks.MLPEnsembleMatchedPrior([2], num_ensemble=2))
 

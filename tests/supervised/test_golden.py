@@ -4,7 +4,6 @@ import functools
 import itertools
 from typing import Any
 
-import jax
 import numpy as np
 import optax
 import pytest
@@ -13,17 +12,8 @@ from enn import losses, metrics, networks, supervised
 from enn.datasets import ArrayBatch
 from enn.loggers import MemoryLogger
 from enn.supervised import regression_data
-from tests import golden
-from tests.networks.fast import compiled_init
-from tests.supervised import tiny
-
-
-def make_batch(kind: str) -> ArrayBatch:
-    y = {
-        "regression": golden.normal(6, 1, seed=12),
-        "classification": jax.random.randint(golden.keys(12), (6, 1), 0, 3),
-    }
-    return ArrayBatch(x=golden.X5, y=y[kind], data_index=np.arange(6)[:, None] + 3)
+from tests.support import golden, tiny
+from tests.support.fast import compiled_init
 
 
 @functools.cache
@@ -49,7 +39,7 @@ def make_epinet() -> Any:
     ],
 )
 def test_training(name: str, make_enn: Any, single_loss: Any, kind: str) -> None:
-    logger, batch = MemoryLogger(), make_batch(kind)
+    logger, batch = MemoryLogger(), golden.batch(kind)
     experiment = supervised.Experiment(
         make_enn(),
         losses.average_single_index_loss(single_loss, 3),
@@ -72,7 +62,7 @@ def test_training(name: str, make_enn: Any, single_loss: Any, kind: str) -> None
 
 
 def test_training_on_several_losses() -> None:
-    logger, batch = MemoryLogger(), make_batch("regression")
+    logger, batch = MemoryLogger(), golden.batch("regression")
     main = supervised.MultilossTrainer(
         losses.average_single_index_loss(losses.L2Loss(), 2), itertools.repeat(batch)
     )

@@ -11,7 +11,7 @@ import pytest
 
 from enn import supervised
 from enn.datasets import ArrayBatch
-from tests.supervised import tiny
+from tests.support import tiny
 
 
 @pytest.fixture(autouse=True)

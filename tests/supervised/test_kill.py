@@ -9,7 +9,7 @@ import time
 import pytest
 
 from enn import supervised
-from tests.supervised import tiny
+from tests.support import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -15,7 +15,7 @@ import pytest
 from enn import supervised, utils
 from enn.datasets import ArrayBatch
 from enn.loggers import MemoryLogger
-from tests.supervised import tiny
+from tests.support import tiny
 
 
 def make_dataset(seed: int, batch_size: int = 4) -> Iterator[ArrayBatch]:

@@ -12,7 +12,7 @@ import pytest
 from enn import supervised, utils
 from enn.datasets import ArrayBatch
 from enn.loggers import MemoryLogger
-from tests.supervised import tiny
+from tests.support import tiny
 
 NUM_STEPS = 60
 

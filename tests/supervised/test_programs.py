@@ -16,7 +16,7 @@ import pytest
 from enn import supervised
 from enn.loggers import MemoryLogger
 from enn.supervised import programs
-from tests.supervised import tiny
+from tests.support import tiny
 
 
 @contextlib.contextmanager

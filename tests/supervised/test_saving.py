@@ -16,7 +16,7 @@ import pytest
 from enn import supervised
 from enn.datasets import ArrayBatch
 from enn.supervised import saving
-from tests.supervised import tiny
+from tests.support import tiny
 
 NUM_STEPS = 50
 

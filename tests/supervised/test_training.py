@@ -16,8 +16,8 @@ from enn import base, losses, metrics, networks, supervised, utils
 from enn.datasets import ArrayBatch
 from enn.loggers import MemoryLogger
 from enn.supervised import chunks
-from tests.networks.fast import compiled_init
-from tests.supervised import tiny
+from tests.support import tiny
+from tests.support.fast import compiled_init
 
 NUM_STEPS = 50
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from enn import datasets
-from tests.datasets import stored
+from tests.support import stored
 
 IMAGES = stored.random_images(3, (10, 12, 3)).astype(np.float32) / 255
 

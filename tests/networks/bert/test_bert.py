@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 
 from enn.networks.bert.base import BertConfig, BertInput
 from enn.networks.bert.bert import BERT, make_bert_enn
-from tests import golden
-from tests.networks.anchors import assert_output_starts, key
 from tests.networks.bert.tiny import IDS, INPUTS, config
-from tests.networks.cost import flops, flops_at_indices
-from tests.networks.fast import random_params
+from tests.support import golden
+from tests.support.cost import flops, flops_at_indices
+from tests.support.fast import assert_output_starts, key, random_params
 
 
 @functools.cache

@@ -12,11 +12,17 @@ from enn.networks.bert.cls_heads import (
     make_head_enn,
 )
 from enn.networks.combiners import combine_naive_enn, make_optimized_forward
-from tests import golden
-from tests.networks.anchors import X, assert_output_starts, key, output
 from tests.networks.bert.tiny import INPUTS, config
-from tests.networks.cost import flops_at_indices
-from tests.networks.fast import compiled, random_params
+from tests.support import golden
+from tests.support.cost import flops_at_indices
+from tests.support.fast import (
+    X,
+    assert_output_starts,
+    compiled,
+    key,
+    output,
+    random_params,
+)
 
 EPINET = AgentConfig(hiddens=(5,), index_dim=2)
 

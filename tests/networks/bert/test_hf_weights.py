@@ -10,9 +10,8 @@ from enn.networks.bert.bert import make_bert_enn
 from enn.networks.bert.cls_heads import AgentConfig, make_head_enn
 from enn.networks.bert.hf_weights import load_hf_bert
 from enn.networks.combiners import combine_naive_enn
-from tests.networks.anchors import key
 from tests.networks.bert.tiny import INPUTS, config
-from tests.networks.fast import random_params
+from tests.support.fast import key, random_params
 
 save_file = pytest.importorskip("safetensors.numpy").save_file
 

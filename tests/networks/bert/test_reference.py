@@ -7,9 +7,8 @@ from scipy import special
 
 from enn.networks.bert.base import BertInput
 from enn.networks.bert.bert import make_bert_enn
-from tests.networks.anchors import key
 from tests.networks.bert.tiny import config
-from tests.networks.fast import compiled, random_params
+from tests.support.fast import compiled, key, random_params
 
 ACTIVATIONS = {
     "gelu": lambda x: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),

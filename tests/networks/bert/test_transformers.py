@@ -10,7 +10,7 @@ from enn.networks.bert.base import BertInput
 from enn.networks.bert.bert import make_bert_enn
 from enn.networks.bert.hf_weights import load_hf_bert
 from enn.networks.bert.tokenizer import load_tokenizer
-from tests.networks.anchors import key
+from tests.support.fast import key
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

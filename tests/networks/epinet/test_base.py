@@ -14,9 +14,8 @@ from enn.networks.epinet.base import EpinetWithState, combine_base_epinet_as_enn
 from enn.networks.epinet.last_layer import MLPEpinetWithPrior, parse_base_hidden
 from enn.networks.indexers import EnsembleIndexer, GaussianIndexer, PrngIndexer
 from enn.networks.utils import wrap_net_fn_as_enn
-from tests import golden
-from tests.networks import fast
 from tests.networks.epinet.toys import NUM_CLASSES, Checkpoint, X, stateful_base
+from tests.support import fast, golden
 
 INDEX = jnp.array([0.5, -1.0, 2.0])
 EPINET_MODULES = {

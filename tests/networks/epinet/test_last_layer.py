@@ -6,8 +6,7 @@ import pytest
 from enn.networks.base import OutputWithPrior
 from enn.networks.epinet.last_layer import MLPEpinetWithPrior, parse_base_hidden
 from enn.networks.indexers import GaussianIndexer
-from tests import golden
-from tests.networks import anchors, cost
+from tests.support import cost, fast, golden
 
 
 def test_epinet_gives_the_golden_numbers() -> None:
@@ -33,7 +32,7 @@ def test_epinet_gives_the_golden_numbers() -> None:
 @pytest.mark.parametrize("drop_inputs", [False, True])
 def test_tree_of_the_specification(drop_inputs: bool) -> None:
     epinet = MLPEpinetWithPrior(3, 2, [5], [4], drop_inputs=drop_inputs)
-    args = (anchors.X, jnp.ones(3), jnp.ones((2, 4)))
+    args = (fast.X, jnp.ones(3), jnp.ones((2, 4)))
     params, state = jax.eval_shape(epinet.init, golden.keys(0), *args)
     size = 7 if drop_inputs else 10
     assert jax.tree.map(lambda leaf: leaf.shape, params) == {
@@ -47,11 +46,11 @@ def test_tree_of_the_specification(drop_inputs: bool) -> None:
 
 def test_predictions_of_the_specification() -> None:
     epinet = MLPEpinetWithPrior(3, 2, [5], [4], 0.5)
-    index = GaussianIndexer(3)(anchors.key(3))
-    args = (anchors.X, index, jnp.ones((2, 4)))
-    params, state = jax.jit(epinet.init)(anchors.key(0), *args)
+    index = GaussianIndexer(3)(fast.key(3))
+    args = (fast.X, index, jnp.ones((2, 4)))
+    params, state = jax.jit(epinet.init)(fast.key(0), *args)
     out, _ = jax.jit(epinet.apply)(params, state, *args)
-    anchors.assert_output_starts(out, [-0.342584, -0.950069], [0.153850, 0.014484])
+    fast.assert_output_starts(out, [-0.342584, -0.950069], [0.153850, 0.014484])
 
 
 def test_images_are_flattened_after_the_hidden_features() -> None:

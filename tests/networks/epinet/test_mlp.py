@@ -7,17 +7,18 @@ import pytest
 from enn import networks
 from enn.networks.base import OutputWithPrior
 from enn.networks.epinet import make_mlp_epinet
-from tests.networks.anchors import (
+from tests.support import golden
+from tests.support.cost import flops_at_indices, mlp_flops
+from tests.support.fast import (
     X,
-    assert_matches_golden_case,
     assert_output_starts,
+    compiled,
     init,
     key,
     output,
-    shapes,
+    param_shapes,
+    random_params,
 )
-from tests.networks.cost import flops_at_indices, mlp_flops
-from tests.networks.fast import compiled, random_params
 
 INDEX = np.array([1.0, -2.0, 0.5], np.float32)
 SHAPES = {
@@ -61,7 +62,7 @@ EPINET = make_mlp_epinet([4, 2], [5], 3)
     ],
 )
 def test_golden_values(name, make):
-    assert_matches_golden_case(name, make())
+    golden.assert_enn_matches(name, make())
 
 
 def test_documented_values():
@@ -73,9 +74,9 @@ def test_documented_values():
 
 
 def test_parameter_tree():
-    assert shapes(EPINET) == SHAPES
+    assert param_shapes(EPINET) == SHAPES
     named = {f"a_{module}": layer for module, layer in SHAPES.items()}
-    assert shapes(make_mlp_epinet([4, 2], [5], 3, name="a")) == named
+    assert param_shapes(make_mlp_epinet([4, 2], [5], 3, name="a")) == named
 
 
 @pytest.mark.strict
@@ -158,7 +159,7 @@ def test_stop_gradient_and_gradient_to_base_exclude_each_other():
 
 def test_the_prior_may_have_hidden_layers_of_its_own():
     enn = make_mlp_epinet([4, 2], [5], 3, prior_epinet_hiddens=[7, 6])
-    tree = shapes(enn)
+    tree = param_shapes(enn)
     widths = [tree[f"prior_epinet/~/mlp/~/linear_{i}"]["w"] for i in range(3)]
     assert widths == [(12, 7), (7, 6), (6, 6)]
     assert tree["train_epinet/~/mlp/~/linear_0"]["w"] == (12, 5)

@@ -17,8 +17,7 @@ from enn.networks.epinet.priors import (
 )
 from enn.networks.indexers import GaussianIndexer
 from enn.networks.priors import conv_prior_net
-from tests import golden
-from tests.networks import cost
+from tests.support import cost, golden
 
 ONES = np.ones((1, 32, 32, 3), np.float32)
 

@@ -12,10 +12,9 @@ from enn.networks.epinet.resnet import (
     make_checkpoint_from_config,
 )
 from enn.networks.resnet.base import EnsembleResNetENN
-from tests import golden
-from tests.networks import fast
 from tests.networks.epinet.toys import Checkpoint, X, stateful_base
-from tests.networks.resnet.nets import IMAGES, TINY
+from tests.support import cost, fast, golden
+from tests.support.resnets import IMAGES, TINY
 
 
 def _prior_fn(inputs: jax.Array, index: jax.Array) -> jax.Array:
@@ -48,9 +47,9 @@ def test_tree_of_an_epinet_on_a_residual_network() -> None:
 def test_residual_network_runs_once_for_many_indices(num_ensemble: int) -> None:
     saved = _resnet(num_ensemble)
     enn = ResnetFinalEpinet(_config(saved.checkpoint))
-    resnet = fast.flops_at_indices(saved.enn, IMAGES, None)
-    one = fast.flops_at_indices(enn, IMAGES, None)
-    many = fast.flops_at_indices(enn, IMAGES, 100)
+    resnet = cost.flops_at_indices(saved.enn, IMAGES, None)
+    one = cost.flops_at_indices(enn, IMAGES, None)
+    many = cost.flops_at_indices(enn, IMAGES, 100)
     assert one < 1.1 * resnet
     assert many < 1.2 * resnet
 

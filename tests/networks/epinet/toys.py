@@ -10,8 +10,7 @@ from enn import base
 from enn.networks.base import OutputWithPrior
 from enn.networks.checkpoints import EnnCheckpoint
 from enn.networks.utils import wrap_net_fn_as_enn
-from tests import golden
-from tests.networks import fast
+from tests.support import fast, golden
 
 X = golden.normal(4, 3)
 NUM_CLASSES = 2

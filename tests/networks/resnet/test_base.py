@@ -6,9 +6,8 @@ import pytest
 from enn.networks.inputs import to_nhwc
 from enn.networks.resnet.base import EnsembleResNetENN, resnet_model
 from enn.networks.resnet.lib import CanonicalResNets
-from tests import golden
-from tests.networks import fast
-from tests.networks.resnet.nets import IMAGES, TINY, V1
+from tests.support import cost, fast, golden
+from tests.support.resnets import IMAGES, TINY, V1
 
 # Blocks 13 to 15 see 1x1 images.
 ILL_CONDITIONED = r"final_out|hidden_1[345]|state\|.*(final_batch|block_v2_1[345])"
@@ -16,12 +15,20 @@ ILL_CONDITIONED = r"final_out|hidden_1[345]|state\|.*(final_batch|block_v2_1[345
 
 def test_resnet18_gives_the_golden_numbers() -> None:
     enn = EnsembleResNetENN(5, 2, config=CanonicalResNets.RESNET_18.value)
-    golden.assert_gives("resnet18", enn, golden.normal(2, 8, 8, 3))
+    golden.assert_enn_matches(
+        "resnet18", enn, golden.normal(2, 8, 8, 3), one_index=True
+    )
 
 
 def test_resnet50_gives_the_golden_numbers() -> None:
     images = golden.normal(2, 32, 32, 3)
-    golden.assert_gives("resnet50", EnsembleResNetENN(4), images, ILL_CONDITIONED)
+    golden.assert_enn_matches(
+        "resnet50",
+        EnsembleResNetENN(4),
+        images,
+        one_index=True,
+        left_out=ILL_CONDITIONED,
+    )
 
 
 @pytest.mark.strict
@@ -42,8 +49,8 @@ def test_evaluation_reads_the_running_statistics_of_training() -> None:
 @pytest.mark.parametrize("num_ensemble", [1, 3])
 def test_many_indices_run_every_member_once(num_ensemble: int) -> None:
     enn = EnsembleResNetENN(3, num_ensemble, config=TINY, expose_hidden=False)
-    one = fast.flops_at_indices(enn, IMAGES, None)
-    assert fast.flops_at_indices(enn, IMAGES, 100) < (num_ensemble + 0.5) * one
+    one = cost.flops_at_indices(enn, IMAGES, None)
+    assert cost.flops_at_indices(enn, IMAGES, 100) < (num_ensemble + 0.5) * one
 
 
 def test_model_made_outside_a_transform_has_the_same_parameters() -> None:

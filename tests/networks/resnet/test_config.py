@@ -6,7 +6,7 @@ import pytest
 
 from enn.networks.resnet.base import EnsembleResNetENN
 from enn.networks.resnet.lib import CanonicalResNets, ResNetConfig
-from tests.networks import fast
+from tests.support import fast
 
 CIFAR = ((16, 32, 64), (1, 2, 2), "V1")
 IMAGENET = ((256, 512, 1024, 2048), (1, 2, 2, 2), "V2")

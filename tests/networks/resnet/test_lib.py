@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from enn.networks.resnet.lib import ResNet, ResNetConfig
-from tests import golden
-from tests.networks.resnet.nets import IMAGES, V1, V2
+from tests.support import golden
+from tests.support.resnets import IMAGES, V1, V2
 
 
 def _model(config: ResNetConfig, **kwargs: Any) -> hk.TransformedWithState:

@@ -7,9 +7,8 @@ import pytest
 
 from enn.networks.resnet.base import EnsembleResNetENN
 from enn.networks.resnet.priors import ResnetCnnPrior, ResnetMlpPrior
-from tests import golden
-from tests.networks import fast
-from tests.networks.resnet.nets import IMAGES, TINY
+from tests.support import fast, golden
+from tests.support.resnets import IMAGES, TINY
 
 
 def test_trees_on_32x32_images() -> None:

@@ -1,4 +1,4 @@
-"""Counting the floating point operations of compiled functions."""
+"""Counting the floating point operations of functions, before XLA optimises them."""
 
 import itertools
 from collections.abc import Callable
@@ -8,6 +8,7 @@ import jax
 
 from enn import base
 from enn.networks.utils import parse_net_output
+from tests.support.fast import abstract_variables
 
 
 def flops(fn: Callable[..., Any], *args: Any) -> float:
@@ -18,31 +19,28 @@ def flops(fn: Callable[..., Any], *args: Any) -> float:
     return jax.jit(fn).lower(*args).cost_analysis()["flops"]
 
 
-def abstract_variables(enn: base.EpistemicNetwork, inputs: Any) -> tuple[Any, Any]:
-    """Returns the shapes and dtypes of parameters and state."""
-
-    def init(key: jax.Array, inputs: Any) -> tuple[Any, Any]:
-        return enn.init(key, inputs, enn.indexer(key))
-
-    return jax.eval_shape(init, jax.random.PRNGKey(0), inputs)
-
-
 def flops_at_indices(
-    enn: base.EpistemicNetwork, inputs: Any, num_indices: int = 100
+    enn: base.EpistemicNetwork, inputs: Any, num_indices: int | None = 100
 ) -> float:
-    """Returns the operations of one batch's predictions at `num_indices` indices."""
+    """Returns the operations of one batch's predictions at `num_indices` indices.
+
+    At one index without an axis of indices for None. Nothing is computed.
+    """
+    key = jax.random.PRNGKey(0)
     params, state = abstract_variables(enn, inputs)
-
-    def draw(key: jax.Array) -> base.Index:
-        return jax.vmap(enn.indexer)(jax.random.split(key, num_indices))
-
-    indices = jax.eval_shape(draw, jax.random.PRNGKey(0))
 
     def predict(params: Any, state: Any, inputs: Any, index: base.Index) -> jax.Array:
         return parse_net_output(enn.apply(params, state, inputs, index)[0])
 
+    if num_indices is None:
+        index = jax.eval_shape(enn.indexer, key)
+        return flops(predict, params, state, inputs, index)
+
+    def draw(key: jax.Array) -> base.Index:
+        return jax.vmap(enn.indexer)(jax.random.split(key, num_indices))
+
     predict_all = jax.vmap(predict, in_axes=(None, None, None, 0))
-    return flops(predict_all, params, state, inputs, indices)
+    return flops(predict_all, params, state, inputs, jax.eval_shape(draw, key))
 
 
 def mlp_flops(batch: int, *sizes: int) -> int:

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from tests import golden
+from tests.support import golden
 
 
 def normal(*shape: int, seed: int) -> np.ndarray:

@@ -8,7 +8,7 @@ import optax
 from enn import base, losses, supervised
 from enn.datasets import ArrayBatch
 from enn.loggers import MemoryLogger
-from tests.networks.fast import compiled_init
+from tests.support.fast import compiled_init
 
 _DRAW = np.random.default_rng(0)
 X = _DRAW.normal(size=(16, 3)).astype(np.float32)

@@ -1,7 +1,7 @@
 """The small residual networks of the tests."""
 
 from enn.networks.resnet.lib import ResNetConfig
-from tests import golden
+from tests.support import golden
 
 IMAGES = golden.normal(2, 8, 8, 3, seed=5)
 V1 = ResNetConfig((16, 32), (2, 1), (1, 2), "V1")

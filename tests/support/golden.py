@@ -5,17 +5,19 @@
 The values come from running the original, never from this library.
 """
 
+import functools
 import pathlib
 import re
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from enn import base, networks
-from tests.networks.fast import compiled
+from enn import base, datasets, networks
+from tests.support.fast import compiled
 
+CASES = pathlib.Path(__file__).parents[1] / "golden"
 LARGE = 600
 RTOL, ATOL = 2e-4, 2e-5
 
@@ -29,6 +31,15 @@ def normal(*shape: int, seed: int = 2) -> jax.Array:
 
 
 X5 = normal(6, 5)
+
+
+def batch(kind: Literal["regression", "classification"]) -> datasets.ArrayBatch:
+    """The batch of the golden cases: `X5`, with numbers or 3 classes as labels."""
+    if kind == "regression":
+        y = normal(6, 1, seed=12)
+    else:
+        y = jax.random.randint(keys(12), (6, 1), 0, 3)
+    return datasets.ArrayBatch(x=X5, y=y, data_index=np.arange(6)[:, None] + 3)
 
 
 def flatten(tree: Any, path: str = "") -> dict[str, np.ndarray]:
@@ -64,7 +75,7 @@ def assert_matches(name: str, tree: Any, left_out: str = "^$") -> None:
       tree: what is compared with it.
       left_out: pattern of paths that are not, on either side.
     """
-    with np.load(pathlib.Path(__file__).parent / f"{name}.npz") as stored:
+    with np.load(CASES / f"{name}.npz") as stored:
         wanted = {k: v for k, v in stored.items() if not re.search(left_out, k)}
     got = {k: v for k, v in flatten(tree).items() if not re.search(left_out, k)}
     assert set(got) == set(wanted)
@@ -105,20 +116,31 @@ def enn_report(enn: Any, x: jax.Array, num_z: int = 4) -> dict:
     }
 
 
-def assert_gives(
-    name: str, enn: base.EpistemicNetwork, inputs: jax.Array, left_out: str = "^$"
+def assert_enn_matches(
+    name: str,
+    enn: base.EpistemicNetwork,
+    inputs: jax.Array = X5,
+    *,
+    one_index: bool = False,
+    left_out: str = "^$",
 ) -> None:
-    """As `assert_matches` of `enn_report`, at one index and compiled for speed.
+    """Asserts that `enn` gives the numbers of the golden case `name`.
 
     Args:
       name: name of the golden case.
       enn: the network.
       inputs: its inputs.
+      one_index: whether to leave out outputs at several indices and gradients, which
+        take long to compile for large networks.
       left_out: pattern of paths not to compare, for values that are not reproducible:
         batch norm over the two values of a batch of two 1x1 images amplifies rounding
         errors up to 300 times. After a few such layers inputs that differ by 1e-7
         have no digit in common.
     """
+    if not one_index:
+        report = compiled(functools.partial(enn_report, enn))(inputs)
+        assert_matches(name, report, left_out)
+        return
     index = enn.indexer(keys(1))
     params, state = compiled(enn.init)(keys(0), inputs, index)
     out, new_state = compiled(enn.apply)(params, state, inputs, index)
