@@ -16,6 +16,7 @@ import numpy as np
 from enn import _checks, base
 from enn.base import Data, Input, Output
 from enn.datasets.base import ArrayBatch
+from enn.metrics.base import at_least_float32
 from enn.networks import base as networks_base
 from enn.networks.base import ApplyArray, ApplyNoState, EnnArray, EnnNoState
 from enn.networks.indexers import make_batch_indexer
@@ -132,9 +133,9 @@ def average_single_index_loss(
         losses, (states, metrics) = jax.vmap(
             lambda index: single_loss(enn.apply, params, state, batch, index)
         )(indices)
-        return jnp.mean(losses), (
+        return jnp.mean(at_least_float32(losses)), (
             _merge_states(state, states, state_merge) if states else states,
-            jax.tree.map(lambda metric: jnp.mean(metric, axis=0), metrics),
+            jax.tree.map(lambda m: jnp.mean(at_least_float32(m), axis=0), metrics),
         )
 
     return loss_fn
@@ -156,8 +157,12 @@ def _merge(before: jax.Array, after: jax.Array, rule: StateMerge) -> jax.Array:
     """Merges `[num_indices, ...]` into `[...]`, with the dtype of `before`."""
     changed = after != before[None]
     if not jnp.issubdtype(before.dtype, jnp.inexact):
-        first_change = jnp.argmax(changed, axis=0, keepdims=True)
-        return jnp.take_along_axis(after, first_change, axis=0)[0].astype(before.dtype)
+        # Plain indexing: typed random keys, which a state may hold, know no other.
+        first_change = jnp.argmax(changed, axis=0).ravel()
+        flat = after.reshape(len(after), -1)
+        merged = flat[first_change, jnp.arange(before.size)].reshape(before.shape)
+        return merged if merged.dtype == before.dtype else merged.astype(before.dtype)
+    after = at_least_float32(after)
     if rule == "mean":
         return jnp.mean(after, axis=0).astype(before.dtype)
     count = jnp.sum(changed, axis=0)

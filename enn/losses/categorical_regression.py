@@ -7,11 +7,11 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from enn import _checks, base
 from enn.datasets.base import ArrayBatch
-from enn.losses.single_index import weighted_mean
+from enn.losses.single_index import soft_cross_entropy, weighted_mean
+from enn.metrics.base import at_least_float32
 from enn.networks.base import OutputWithPrior, extra_output
 
 
@@ -41,14 +41,17 @@ def transform_to_2hot(target: chex.Array, support: chex.Array) -> jax.Array:
 
 @jax.jit
 def _two_hot(target: chex.Array, support: chex.Array) -> jax.Array:
-    support = jnp.asarray(support)
+    support, target = at_least_float32(support), at_least_float32(target)
     target = jnp.clip(target, support[0], support[-1])
     above = jnp.sum(support < target)
     below = jnp.maximum(above - 1, 0)
     # A target at the lower end lies on a bin: there is no gap to divide by.
     gap = jnp.where(above > 0, support[above] - support[below], 1)
     probability_below = (support[above] - target) / gap
-    probability_above = 1 - probability_below
+    # 1 - probability_below would be 0 where the target is close to the bin below.
+    probability_above = jnp.where(
+        above > 0, (target - support[below]) / gap, 1 - probability_below
+    )
     bins = jnp.arange(len(support))
     return jnp.where(bins == below, probability_below, 0) + jnp.where(
         bins == above, probability_above, 0
@@ -83,7 +86,8 @@ class Cat2HotRegression:
         shape = [len(batch.y), 1, len(atoms)]
         _checks.shape("train", logits, tuple(shape), f"[batch, 1, num_bins] = {shape}")
         _checks.shape("prior", prior, tuple(shape[:2]), f"[batch, 1] = {shape[:2]}")
-        targets = (batch.y - jax.lax.stop_gradient(prior))[:, 0]
+        prior = at_least_float32(jax.lax.stop_gradient(prior))
+        targets = (at_least_float32(batch.y) - prior)[:, 0]
         probabilities = jax.vmap(transform_to_2hot, (0, None))(targets, atoms)
-        row_losses = optax.softmax_cross_entropy(logits[:, 0], probabilities)
+        row_losses = soft_cross_entropy(logits[:, 0], probabilities)
         return weighted_mean(row_losses[:, None], batch), (state, {})

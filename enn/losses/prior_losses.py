@@ -10,7 +10,6 @@ scalars.
 import abc
 import dataclasses
 import logging
-import math
 from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
@@ -21,6 +20,8 @@ import jax.numpy as jnp
 
 from enn import _checks, base
 from enn.datasets.base import ArrayBatch
+from enn.losses.single_index import log_softmax
+from enn.metrics.base import at_least_float32, log_mean_exp
 from enn.networks.base import (
     EnnArray,
     EnnNoState,
@@ -112,7 +113,7 @@ def l2_training_penalty(batched_out: Output) -> jax.Array:
     prior and trainable part cannot be told apart.
     """
     if isinstance(batched_out, OutputWithPrior):
-        return 0.5 * jnp.mean(jnp.square(batched_out.train))
+        return 0.5 * jnp.mean(jnp.square(at_least_float32(batched_out.train)))
     logging.warning(
         "The network does not return an OutputWithPrior: its prior loss is 0."
     )
@@ -126,10 +127,11 @@ def variance_kl(var: chex.Array, pred_log_var: chex.Array) -> jax.Array:
     a single sample, is replaced by the smallest positive normal number, so that the
     result is finite.
     """
-    var, pred_log_var = jnp.asarray(var), jnp.asarray(pred_log_var)
-    dtype = jnp.result_type(var, pred_log_var, 0.0)
-    var = jnp.maximum(var, jnp.finfo(dtype).tiny)
-    return 0.5 * (pred_log_var - jnp.log(var) + var * jnp.exp(-pred_log_var) - 1)
+    var, pred_log_var = at_least_float32(var), at_least_float32(pred_log_var)
+    log_var = jnp.log(jnp.maximum(var, jnp.finfo(var.dtype).tiny))
+    # v exp(-l) - 1 - log(v exp(-l)), without the differences of close numbers.
+    log_ratio = log_var - pred_log_var
+    return 0.5 * (jnp.expm1(log_ratio) - log_ratio)
 
 
 def distill_mean_regression(batched_out: Output, distill_out: Output) -> jax.Array:
@@ -139,7 +141,7 @@ def distill_mean_regression(batched_out: Output, distill_out: Output) -> jax.Arr
       ValueError: if their shapes differ.
     """
     mean = jnp.mean(_predictions(batched_out), axis=0)
-    distilled = parse_net_output(distill_out)
+    distilled = at_least_float32(parse_net_output(distill_out))
     _same_shape("distill_out", distilled, mean)
     return jnp.mean(jnp.square(distilled - mean))
 
@@ -152,9 +154,8 @@ def distill_mean_classification(batched_out: Output, distill_out: Output) -> jax
     Raises:
       ValueError: if the shapes differ.
     """
-    log_probs = jax.nn.log_softmax(_predictions(batched_out))
-    log_mean = jax.nn.logsumexp(log_probs, axis=0) - math.log(len(log_probs))
-    log_distilled = jax.nn.log_softmax(parse_net_output(distill_out))
+    log_mean = log_mean_exp(log_softmax(_predictions(batched_out)))
+    log_distilled = log_softmax(parse_net_output(distill_out))
     _same_shape("distill_out", log_distilled, log_mean)
     mean = jnp.exp(log_mean)
     log_ratio = jnp.where(mean > 0, log_mean - log_distilled, 0)
@@ -176,11 +177,15 @@ def distill_var_classification(batched_out: Output, distill_out: Output) -> jax.
     Raises:
       ValueError: if `distill_out` has no `log_var` or their shapes differ.
     """
-    return _mean_variance_kl(jax.nn.softmax(_predictions(batched_out)), distill_out)
+    log_probs = log_softmax(_predictions(batched_out))
+    # p and p - 1 have one variance; of the two, the one that rounding leaves intact.
+    near_one = jnp.all(log_probs > -0.5, axis=0, keepdims=True)
+    values = jnp.where(near_one, jnp.expm1(log_probs), jnp.exp(log_probs))
+    return _mean_variance_kl(values, distill_out)
 
 
 def _predictions(batched_out: Output) -> jax.Array:
-    return jnp.asarray(jax.vmap(parse_net_output)(batched_out))
+    return at_least_float32(jax.vmap(parse_net_output)(batched_out))
 
 
 def _mean_variance_kl(values: jax.Array, distill_out: Output) -> jax.Array:

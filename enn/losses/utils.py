@@ -22,6 +22,7 @@ from enn.losses.base import (
     wrap_single_loss_as_single_loss_no_state,
     wrap_single_loss_no_state_as_single_loss,
 )
+from enn.metrics.base import at_least_float32
 
 __all__ = [
     "CombineLossConfig",
@@ -56,7 +57,8 @@ def l2_weights_with_predicate(
     """
     if predicate is not None:
         params = hk.data_structures.filter(predicate, params)
-    return sum(jnp.sum(jnp.square(p)) for p in jax.tree.leaves(params))
+    leaves = map(at_least_float32, jax.tree.leaves(params))
+    return sum(jnp.sum(jnp.square(leaf)) for leaf in leaves)
 
 
 def add_l2_weight_decay(
@@ -84,7 +86,7 @@ def add_l2_weight_decay(
     def scaled(params: hk.Params) -> hk.Params:
         if callable(scale):
             return scale(params)
-        return jax.tree.map(lambda p: jnp.sqrt(scale) * p, params)
+        return jax.tree.map(lambda p: jnp.sqrt(scale) * at_least_float32(p), params)
 
     def loss_with_decay(
         enn: base.EpistemicNetwork[Input, Output],

@@ -15,6 +15,7 @@ import numpy as np
 
 from enn import _checks
 from enn.datasets.base import ArrayBatch
+from enn.metrics.base import at_least_float32
 from enn.networks.base import OutputWithPrior, extra_output
 
 LogLikelihoodFn = Callable[[OutputWithPrior, ArrayBatch], jax.Array]
@@ -22,14 +23,15 @@ LogLikelihoodFn = Callable[[OutputWithPrior, ArrayBatch], jax.Array]
 
 
 def binary_log_likelihood(x: chex.Array, output: chex.Array) -> jax.Array:
-    """Returns log p(x) for Bernoulli variables, Σᵢ xᵢ oᵢ - log(1 + exp(oᵢ)).
+    """Returns log p(x) for Bernoulli variables, Σᵢ xᵢ log σ(oᵢ) + (1 - xᵢ) log σ(-oᵢ).
 
     Args:
       x: data in [0, 1], `[batch, dim]`.
       output: logits o of the decoder, `[batch, dim]`.
     """
     x, output = _matrices(x=x, output=output)
-    return jnp.mean(jnp.sum(x * output - jax.nn.softplus(output), axis=1))
+    log_probs = x * jax.nn.log_sigmoid(output) + (1 - x) * jax.nn.log_sigmoid(-output)
+    return jnp.mean(jnp.sum(log_probs, axis=1))
 
 
 def gaussian_log_likelihood(
@@ -43,7 +45,8 @@ def gaussian_log_likelihood(
       log_var: logarithms of their variances, `[batch, dim]`.
     """
     x, mean, log_var = _matrices(x=x, mean=mean, log_var=log_var)
-    squares = jnp.square(x - mean) * jnp.exp(-log_var)
+    # Scaled first: the square of a small distance underflows.
+    squares = jnp.square((x - mean) * jnp.exp(-0.5 * log_var))
     log_densities = -0.5 * (math.log(2 * math.pi) + log_var + squares)
     return jnp.mean(jnp.sum(log_densities, axis=1))
 
@@ -58,8 +61,8 @@ def latent_kl_divergence(mean: chex.Array, log_var: chex.Array) -> jax.Array:
       log_var: logarithms of their variances σ², `[batch, dim]`.
     """
     mean, log_var = _matrices(mean=mean, log_var=log_var)
-    terms = 1 + log_var - jnp.square(mean) - jnp.exp(log_var)
-    return jnp.mean(-0.5 * jnp.sum(terms, axis=1))
+    terms = jnp.square(mean) + jnp.expm1(log_var) - log_var
+    return jnp.mean(0.5 * jnp.sum(terms, axis=1))
 
 
 def latent_kl_fn(net_out: OutputWithPrior) -> jax.Array:
@@ -98,4 +101,4 @@ def _matrices(**arrays: chex.Array) -> list[jax.Array]:
     for name, array in arrays.items():
         _checks.shape(name, array, (None, None), "[batch, dim]")
         _checks.shape(name, array, shape, f"{list(shape)} of the first argument")
-    return [jnp.asarray(array) for array in arrays.values()]
+    return [at_least_float32(array) for array in arrays.values()]

@@ -22,6 +22,7 @@ from enn.losses.single_index import (
     ModelPriorKlFn,
     label_cross_entropy,
 )
+from enn.metrics.base import at_least_float32
 from enn.networks.base import Output, extra_output
 from enn.networks.utils import parse_net_output
 
@@ -41,7 +42,8 @@ def get_awgn_loglike_fn(sigma_w: float) -> LogLikelihoodFn:
         _checks.shape("batch.y", batch.y, (None, 1), "[batch, 1]")
         preds, shape = parse_net_output(out), np.shape(batch.y)
         _checks.shape("network output", preds, shape, f"[batch, 1] = {list(shape)}")
-        return -0.5 * jnp.mean(jnp.square(preds - batch.y)) / sigma_w**2
+        errors = (at_least_float32(preds) - at_least_float32(batch.y)) / sigma_w
+        return -0.5 * jnp.mean(jnp.square(errors))
 
     return log_likelihood_fn
 
@@ -84,7 +86,7 @@ def get_sample_based_model_prior_kl_fn(
         out: Output, params: hk.Params, index: base.Index
     ) -> jax.Array:
         rho, mu = (jnp.concatenate(part, axis=None) for part in _split(params))
-        latent = jnp.ravel(extra_output(out, "hyper_index"))
+        latent = jnp.ravel(at_least_float32(extra_output(out, "hyper_index")))
         _same_size(w=rho, b=mu, hyper_index=latent)
         log_sigma = log_softplus(rho)
         # Floored, so that 1 / σ stays finite.
@@ -121,9 +123,10 @@ def get_analytical_diagonal_linear_model_prior_kl_fn(
             _checks.shape("every parameter", leaf, (None,), "[n]")
         w, b = jnp.concatenate(weights), jnp.concatenate(biases)
         _same_size(w=w, b=b)
-        squares = jnp.sum(jnp.square(jax.nn.softplus(w))) + jnp.sum(jnp.square(b))
-        log_ratio = jnp.sum(log_softplus(w)) - len(w) * jnp.log(sigma_0)
-        return 0.5 * (squares / sigma_0**2 - len(w) - 2 * log_ratio) / num_samples
+        # s²/σ₀² - 1 - 2 log(s/σ₀), which is small near the prior, for each entry.
+        log_ratio = log_softplus(w) - jnp.log(sigma_0)
+        terms = jnp.expm1(2 * log_ratio) - 2 * log_ratio + jnp.square(b / sigma_0)
+        return 0.5 * jnp.sum(terms) / num_samples
 
     return model_prior_kl_fn
 
@@ -157,8 +160,8 @@ def get_analytical_linear_model_prior_kl_fn(
         _checks.shape("b", b, (num_params,), f"[{num_params}] of the columns of w")
         gram = w @ w.T + 1e-6 * jnp.eye(index_dim, dtype=w.dtype)
         log_det = jnp.linalg.slogdet(gram)[1]
-        projected = w @ b
-        distance = projected @ jnp.linalg.solve(gram, projected) / sigma_0**2
+        projected = w @ b / sigma_0
+        distance = projected @ jnp.linalg.solve(gram, projected)
         return 0.5 * (jnp.trace(gram) - index_dim - log_det + distance) / num_samples
 
     return model_prior_kl_fn
@@ -181,7 +184,7 @@ def get_analytical_hyperflow_model_prior_kl_fn(
     def model_prior_kl_fn(
         out: Output, params: hk.Params, index: base.Index
     ) -> jax.Array:
-        log_posterior = jnp.squeeze(extra_output(out, "log_prob"))
+        log_posterior = jnp.squeeze(at_least_float32(extra_output(out, "log_prob")))
         log_prior = normal_log_prob(extra_output(out, "latent"), sigma_0)
         return (log_posterior - log_prior) / num_samples
 
@@ -192,8 +195,8 @@ def log_normal_prob(
     x: chex.Array, mu: chex.Array | float = 0, sigma: chex.Array | float = 1
 ) -> jax.Array:
     """Returns log N(x; mu, sigma²), elementwise."""
-    log_sigma = jnp.log(sigma)
-    normalised = (jnp.asarray(x) - mu) / sigma
+    x, mu, sigma = (at_least_float32(value) for value in (x, mu, sigma))
+    log_sigma, normalised = jnp.log(sigma), (x - mu) / sigma
     return -0.5 * jnp.log(2 * jnp.pi) - log_sigma - 0.5 * jnp.square(normalised)
 
 
@@ -201,13 +204,18 @@ def log_softplus(x: chex.Array) -> jax.Array:
     """Returns log(log(1 + exp(x))), elementwise and accurate for any finite x.
 
     Where exp(x) is small, softplus underflows, and its logarithm is taken from the
-    series x - exp(x) / 2 + O(exp(2x)).
+    series x - exp(x) / 2 + O(exp(2x)). The result has the dtype of `x` if that is a
+    floating-point one.
     """
+    dtype = jnp.result_type(x, 0.0)
+    x = at_least_float32(x)
     # Each branch gets arguments of its own range: else the gradient of the one not
-    # taken is infinite, and times zero NaN.
-    small, large = jnp.minimum(x, -20), jnp.maximum(x, -20)
+    # taken is infinite, and times zero NaN. By `where` and not `minimum`, which halves
+    # the gradient of the branch taken at -20 itself.
+    is_small = x < -20
+    small, large = jnp.where(is_small, x, -20), jnp.where(is_small, -20, x)
     series = small - jnp.exp(small) / 2
-    return jnp.where(jnp.asarray(x) < -20, series, jnp.log(jax.nn.softplus(large)))
+    return jnp.where(is_small, series, jnp.log(jax.nn.softplus(large))).astype(dtype)
 
 
 def sum_log_scale_mixture_normal(
@@ -242,8 +250,8 @@ def normal_log_prob(
 def _split(params: hk.Params) -> tuple[list[jax.Array], list[jax.Array]]:
     """Returns the leaves named `w` and the others, modules in sorted order."""
     leaves = list(hk.data_structures.traverse(params))
-    weights = [jnp.asarray(leaf) for _, name, leaf in leaves if name == "w"]
-    others = [jnp.asarray(leaf) for _, name, leaf in leaves if name != "w"]
+    weights = [at_least_float32(leaf) for _, name, leaf in leaves if name == "w"]
+    others = [at_least_float32(leaf) for _, name, leaf in leaves if name != "w"]
     if not weights or not others:
         names = sorted({name for _, name, _ in leaves})
         raise ValueError(f"params must have leaves 'w' and others, got {names}.")

@@ -245,3 +245,35 @@ def test_loss_with_state_gets_the_constant_state():
     loss, metrics = wrapped(_weight, jnp.array([0.0, 2.0]), BATCH, 1)
     assert loss == 3 * 2 * 10
     assert metrics == {"n": 0}
+
+
+@pytest.mark.parametrize("state_merge", ["mean", "updates"])
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_typed_keys_in_the_state_are_those_of_the_first_index(impl, state_merge):
+    # Averaging them raised NotImplementedError.
+    def single_loss(apply, params, state, batch, index):
+        new_keys = jax.vmap(lambda key: jax.random.fold_in(key, index))(state["m"]["k"])
+        return jnp.float32(0), ({"m": {"k": new_keys}}, {})
+
+    keys = jax.random.split(jax.random.key(1, impl=impl), 3)
+    loss_fn = losses.average_single_index_loss(single_loss, 2, state_merge)
+    enn = cases.index_network()
+    _, (state, _) = loss_fn(enn, {}, {"m": {"k": keys}}, None, golden.keys(0))
+    index = enn.indexer(jax.random.fold_in(golden.keys(0), 0))
+    wanted = jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)
+    assert (state["m"]["k"] == wanted).all()
+
+
+def test_half_precision_losses_are_averaged_in_float32():
+    def single_loss(apply, params, state, batch, index):
+        return (256 + index).astype(jnp.bfloat16), (state, {"m": jnp.bfloat16(1)})
+
+    loss_fn = losses.average_single_index_loss(single_loss, 4)
+    loss, (_, metrics) = loss_fn(cases.index_network(4), {}, {}, None, golden.keys(2))
+    indices = [
+        int(cases.index_network(4).indexer(jax.random.fold_in(golden.keys(2), s)))
+        for s in range(4)
+    ]
+    rounded = np.asarray(256 + np.array(indices), jnp.bfloat16).astype(float)
+    assert loss == rounded.mean()
+    assert loss.dtype == metrics["m"].dtype == jnp.float32

@@ -126,3 +126,8 @@ def test_prior_gets_no_gradient():
 def test_loss_checks_output_and_targets(out, y, message):
     with pytest.raises(ValueError, match=message):
         cases.single_value(losses.Cat2HotRegression(), out, cases.batch_of(y))
+
+
+def test_weight_of_the_farther_bin_is_not_rounded_away():
+    got = losses.transform_to_2hot(np.float32(1e-12), np.array([0.0, 1.0]))
+    np.testing.assert_allclose(got, [1, 1e-12], rtol=1e-6)

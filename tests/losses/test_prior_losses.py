@@ -259,3 +259,20 @@ def test_shapes_and_extras_are_checked():
         )
     with pytest.raises(ValueError, match="must return an OutputWithPrior"):
         distill_var_classification(LOGITS, np.zeros([4, 3]))
+
+
+def test_distilled_variance_of_sure_networks_is_that_of_the_other_class():
+    # Probabilities that differ by 1e-8 rounded to 1, of variance 0.
+    gaps = np.array([18.0, 19.0, 20.0])
+    outs = np.stack([gaps, np.zeros(3)], axis=-1)[:, None]
+    var = np.var(1 / (1 + np.exp(gaps)))
+    perfect = _with_log_var(np.zeros([1, 2]), np.full([1, 2], np.log(var)))
+    np.testing.assert_allclose(distill_var_classification(outs, perfect), 0, atol=1e-6)
+
+
+def test_distilled_mean_of_sure_networks_is_compared_in_its_small_class():
+    outs, distilled = np.array([[[30.0, 0.0]]]), np.array([[28.0, 0.0]])
+    m, q = np.exp(-30), np.exp(-28)
+    wanted = m * np.log(m / q) - np.log1p(m) + np.log1p(q)
+    got = distill_mean_classification(outs, distilled)
+    np.testing.assert_allclose(got, wanted, rtol=1e-4)

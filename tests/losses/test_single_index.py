@@ -297,3 +297,89 @@ def test_training_as_in_the_readme(distribution, steps):
         params, opt_state, log[count] = step(params, opt_state, step_key)
     for count, loss in steps.items():
         np.testing.assert_allclose(log[count], loss, rtol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_loss_of_a_sure_network_and_its_gradient_do_not_vanish(dtype):
+    # 1 - p underflowed: loss and gradient were 0 from a gap of 17 on.
+    gap = 12.0
+    logits = jnp.array([[gap, 0, -300], [-300, 300, -300], [0, gap, -300]], dtype)
+    loss, grad = _xent_and_gradient(logits, np.array([[0], [1], [0]]))
+    p = 1 / (1 + np.exp(gap))
+    np.testing.assert_allclose(loss, (2 * np.log1p(np.exp(-gap)) + gap) / 3, rtol=1e-6)
+    assert loss.dtype == jnp.float32
+    wanted = np.array([[-p, p, 0], [0, 0, 0], [p - 1, 1 - p, 0]]) / 3
+    atol = 1e-7 if dtype == "float16" else 0
+    np.testing.assert_allclose(np.float64(grad), wanted, rtol=1e-2, atol=atol)
+
+
+@pytest.mark.strict
+def test_loss_of_a_sure_row_is_exact_to_the_last_digits():
+    labels = np.array([[0], [1]])
+    logits = np.float32([[40.0, 0.0, 9.0], [-np.inf, 3.0, -30.0]])
+    wanted = np.mean([np.log1p(np.exp(-40) + np.exp(-31)), np.log1p(np.exp(-33))])
+    grad = np.array(
+        [[-np.exp(-40) - np.exp(-31), np.exp(-40), np.exp(-31)],
+         [0, -np.exp(-33), np.exp(-33)]]
+    ) / 2  # fmt: skip
+    one_hot = losses.xent_loss_with_custom_labels(lambda y: np.eye(3)[y])
+    for loss_fn in (losses.XentLoss(3), one_hot):
+        run = jax.jit(
+            jax.value_and_grad(
+                lambda logits, loss_fn=loss_fn: cases.single_value(
+                    loss_fn, logits, cases.batch_of(labels)
+                )
+            )
+        )
+        got, got_grad = run(logits)
+        np.testing.assert_allclose(got, wanted, rtol=1e-5)
+        np.testing.assert_allclose(got_grad, grad, rtol=1e-5)
+
+
+def test_gradients_at_equal_logits_are_those_of_the_softmax():
+    loss_fn = losses.xent_loss_with_custom_labels(lambda y: np.eye(3)[y])
+    grad = jax.grad(
+        lambda logits: cases.single_value(loss_fn, logits, cases.batch_of([[1]]))
+    )(jnp.zeros([1, 3]))
+    np.testing.assert_allclose(grad, [[1 / 3, -2 / 3, 1 / 3]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "loss_fn",
+    [
+        losses.XentLoss(2),
+        losses.AccuracyErrorLoss(2),
+        losses.xent_loss_with_custom_labels(lambda y: np.eye(2)[y]),
+        lambda apply, *args: losses.L2Loss()(
+            lambda *inner: (apply(*inner)[0][:, :1], {}), *args
+        ),
+    ],
+    ids=["xent", "accuracy", "custom labels", "l2"],
+)
+def test_integer_outputs_give_what_their_float_form_gives(loss_fn):
+    # XentLoss refused them.
+    logits, batch = np.array([[4, 5]], np.int32), cases.batch_of([[1]])
+    got = cases.single_value(loss_fn, logits, batch)
+    wanted = cases.single_value(loss_fn, logits.astype(np.float32), batch)
+    assert got == wanted
+    if isinstance(loss_fn, losses.XentLoss):
+        np.testing.assert_allclose(got, np.log1p(np.exp(-1)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_accuracy_of_nan_is_nan(transform):
+    # NaN passed as class 0: 0.667 of these labels.
+    def run(logits):
+        batch, apply = cases.batch_of([[0], [0], [1]]), cases.fixed_output(logits)
+        loss, (_, metrics) = losses.AccuracyErrorLoss(3)(apply, {}, {}, batch, 0)
+        return loss, metrics["accuracy"]
+
+    logits = LOGITS.copy()
+    logits[1, 2] = np.nan
+    np.testing.assert_array_equal(transform(run)(logits), [np.nan, np.nan])
+
+
+def test_half_precision_errors_are_squared_and_added_in_float32():
+    # 300² is infinite in float16.
+    out, y = jnp.full([3000, 1], 300, jnp.float16), np.zeros([3000, 1], np.float16)
+    assert cases.single_value(losses.L2Loss(), out, cases.batch_of(y)) == 9e4

@@ -103,3 +103,16 @@ def test_inputs_are_matrices_of_equal_shape(function, num_arguments, shapes, mes
     arrays = [np.zeros(shapes[0])] * (num_arguments - 1) + [np.zeros(shapes[1])]
     with pytest.raises(ValueError, match=message):
         function(*arrays)
+
+
+def test_likelihoods_keep_small_terms():
+    # x·o - softplus(o) was 0 for a sure and right decoder, (1e-25)² underflowed.
+    sure = losses.binary_log_likelihood(np.ones([1, 1]), np.array([[30.0]]))
+    np.testing.assert_allclose(sure, -np.exp(-30), rtol=1e-5)
+    got = losses.gaussian_log_likelihood(
+        np.array([[2e-25]]), np.zeros([1, 1]), np.array([[2 * np.log(1e-25)]])
+    )
+    wanted = scipy.stats.norm.logpdf(2e-25, 0, 1e-25)
+    np.testing.assert_allclose(got, wanted, rtol=1e-5)
+    kl = losses.latent_kl_divergence(np.zeros([1, 1]), np.array([[1e-3]]))
+    np.testing.assert_allclose(kl, 0.5 * (np.expm1(1e-3) - 1e-3), rtol=1e-3)

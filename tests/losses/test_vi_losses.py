@@ -1,5 +1,6 @@
 import hypothesis
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.integrate
@@ -225,3 +226,41 @@ def test_log_softplus_is_accurate_everywhere(x):
     slope = 1 / (1 + np.exp(-np.float64(x))) / softplus
     np.testing.assert_allclose(value, np.log(softplus), rtol=2e-6, atol=1e-6)
     np.testing.assert_allclose(grad, slope, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_log_softplus_is_accurate_over_the_range_of_its_type(dtype):
+    # At exactly -20 the gradient was 0.5; in float16 the value was -inf from -17 on.
+    info = jnp.finfo(dtype)
+    x = jnp.array([info.min, -200, -20, -17, -1, 0, 3, info.max], dtype)
+    value, grad = jax.vmap(jax.value_and_grad(vi_losses.log_softplus))(x)
+    exact = np.asarray(x, np.float64)
+    low = exact <= -17
+    small = np.exp(np.where(low, exact, 0))
+    softplus = np.logaddexp(0, np.where(low, 0, exact))
+    slope = scipy.special.expit(np.where(low, 0, exact)) / softplus
+    rtol = 4 * float(info.eps)
+    wanted = np.where(low, exact - small / 2, np.log(softplus))
+    np.testing.assert_allclose(np.float64(value), wanted, rtol=rtol)
+    wanted = np.where(low, 1 - small / 2, slope)
+    np.testing.assert_allclose(
+        np.float64(grad), wanted, rtol=rtol, atol=float(info.tiny)
+    )
+    assert value.dtype == grad.dtype == jnp.dtype(dtype)
+
+
+def test_divergence_close_to_the_prior_is_not_rounded_away():
+    # s²/σ₀² - 1 - 2 log(s/σ₀), from numbers close to 1, was 0 or negative.
+    sigma_0 = np.float32(np.log1p(np.exp(0.5)))
+    rho = np.float32(0.5 + 1e-3)
+    u = np.log(np.log1p(np.exp(np.float64(rho))) / np.float64(sigma_0))
+    kl_fn = losses.get_analytical_diagonal_linear_model_prior_kl_fn(1, sigma_0)
+    got = _value(kl_fn, _params([rho], [0.0]))
+    np.testing.assert_allclose(got, 0.5 * (np.expm1(2 * u) - 2 * u), rtol=2e-3)
+
+
+def test_small_errors_are_scaled_before_they_are_squared():
+    # (1e-25)² underflows in float32.
+    likelihood = losses.get_awgn_loglike_fn(1e-25)
+    got = likelihood(np.float32([[2e-25]]), cases.batch_of(np.float32([[0]])))
+    np.testing.assert_allclose(got, -2, rtol=1e-5)
