@@ -1,6 +1,5 @@
 """The active learning loop: train, ask for labels, train again."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -15,9 +14,6 @@ from enn.active_learning.prioritized import PrioritizedBatcher, get_at_index
 from enn.datasets.base import ArrayBatch
 from enn.datasets.in_memory import make_batch_iterator
 from enn.networks.forwarders import EnnBatchFwd, make_batch_fwd
-
-_ROW = "active_learning_row"
-"""Entry of `extra` by which the loop knows the picked rows again."""
 
 
 class LearningCurvePoint(NamedTuple):
@@ -95,8 +91,8 @@ def run(
       depend on nothing but the labelled rows, the points are the same.
 
     Raises:
-      ValueError: if a size or number is no integer >= 1, the pool or the evaluation
-        data have no rows or labels that are no classes, the pool has fewer rows than
+      ValueError: if a size or number is not an integer >= 1, the pool or evaluation
+        data have no rows or labels that are not classes, the pool has fewer rows than
         `initial_size`, or the priority is unknown; all before any training.
     """
     _checks.positive_int("initial_size", initial_size)
@@ -133,21 +129,23 @@ def run(
             _check_labels(experiment, batch_fwd, pool=pool, eval_data=eval_data)
         experiment.train(num_batches)
         params, state = experiment.state.params, experiment.state.network_state
-        logits = batch_fwd(params, state, eval_data.x)
-        labels = eval_data.y.astype(np.int32)
-        accuracy = float(metrics.make_accuracy_calculator()(logits, labels))
-        nll = float(metrics.make_nll_marginal_calculator()(logits, labels))
-        curve.append(LearningCurvePoint(len(labelled), accuracy, nll, acquired))
+        scores = _evaluate(batch_fwd(params, state, eval_data.x), eval_data.y)
+        curve.append(LearningCurvePoint(len(labelled), *scores, acquired))
         unlabelled = np.setdiff1d(np.arange(len(pool.y)), labelled)
         if len(curve) > num_acquisitions or not len(unlabelled):
             return curve
-        candidates = get_at_index(pool, unlabelled)
-        extra = {**candidates.extra, _ROW: unlabelled}
-        candidates = dataclasses.replace(candidates, extra=extra)
         batcher = PrioritizedBatcher(batch_fwd, acquisition_size, priority)
         key = jax.random.PRNGKey(_draw_seed(rng))
-        picked = batcher.sample_batch(params, state, candidates, key)
-        acquired = np.asarray(picked.extra[_ROW])
+        candidates = get_at_index(pool, unlabelled)
+        acquired = unlabelled[batcher.select(params, state, candidates, key)]
+
+
+def _evaluate(logits: Any, labels: Any) -> tuple[float, float]:
+    """Accuracy and marginal negative log-likelihood."""
+    labels = labels.astype(np.int32)
+    accuracy = metrics.make_accuracy_calculator()(logits, labels)
+    nll = metrics.make_nll_marginal_calculator()(logits, labels)
+    return float(accuracy), float(nll)
 
 
 def _rows(name: str, data: ArrayBatch) -> ArrayBatch:
@@ -160,7 +158,7 @@ def _rows(name: str, data: ArrayBatch) -> ArrayBatch:
 def _check_labels(
     experiment: TrainableExperiment, batch_fwd: EnnBatchFwd[Any], **data: ArrayBatch
 ) -> None:
-    """Raises ValueError for labels that are no classes of the network.
+    """Raises ValueError unless labels are classes of the network.
 
     Those of the pool would show only once they are acquired, trainings later.
     """

@@ -40,7 +40,7 @@ class PrioritizedBatcher(ActiveLearner):
           priority_fn_ctor: makes the priority function; uniform priority if None.
 
         Raises:
-          ValueError: if `acquisition_size` is no integer >= 1.
+          ValueError: unless `acquisition_size` is an integer >= 1.
         """
         if priority_fn_ctor is None:
             priority_fn_ctor = priorities.get_priority_fn_ctor("uniform")
@@ -54,7 +54,7 @@ class PrioritizedBatcher(ActiveLearner):
         A compiled `sample_batch` keeps the number it was compiled with.
 
         Raises:
-          ValueError: if set to what is no integer >= 1.
+          ValueError: unless set to an integer >= 1.
         """
         return self._acquisition_size
 
@@ -86,6 +86,16 @@ class PrioritizedBatcher(ActiveLearner):
         Raises:
           ValueError: if a priority is NaN.
         """
+        return get_at_index(batch, self.select(params, state, batch, key))
+
+    def select(
+        self,
+        params: hk.Params,
+        state: hk.State,
+        batch: ArrayBatch,
+        key: chex.PRNGKey,
+    ) -> jax.Array:
+        """Returns which rows `sample_batch` gives, `[acquisition_size]`."""
         scores, _ = self._priority_fn(params, state, batch, key)
         if _checks.is_concrete(scores) and np.isnan(scores).any():
             row = np.flatnonzero(np.isnan(scores))[0]
@@ -95,7 +105,7 @@ class PrioritizedBatcher(ActiveLearner):
                 f"priorities must not be NaN, got NaN in row {row} of {np.size(scores)}"
                 f"{name}: check the network's predictions there."
             )
-        return get_at_index(batch, _highest(scores, self.acquisition_size))
+        return _highest(scores, self.acquisition_size)
 
 
 def get_at_index(t: Tree, idx: chex.Array) -> Tree:

@@ -16,6 +16,7 @@ from enn.datasets.in_memory import BatchIterator
 MAX_STEPS = 1024
 MAX_BYTES = 2**20
 MAX_DATA_BYTES = 512 * 2**20
+_MAX_PADDED_BYTES = 16 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +101,7 @@ class ChunkReader:
         for i, keeps in enumerate(self._keeps_data):
             if keeps and self._data[i] is None:
                 dataset: Any = self._streams[i].dataset
-                self._data[i] = jax.device_put(dataset.data)
+                self._data[i] = jax.device_put(_with_room(dataset.data))
                 self._shapes[i] = _shapes(np.empty(dataset.batch_size, np.int32))
         if self._keeps_data == [True] and self._streams[0].is_active is None:
             capacity = self._capacity()
@@ -209,6 +210,20 @@ def _fits(dataset: Iterator[Any]) -> bool:
     return (
         type(dataset) is BatchIterator
         and sum(leaf.nbytes for leaf in jax.tree.leaves(dataset.data)) <= MAX_DATA_BYTES
+    )
+
+
+def _with_room(data: Any) -> Any:
+    """Returns small data with rows of zeros, that no batch holds, up to a power of two.
+
+    So that a few programs serve data that grow, as in active learning.
+    """
+    leaves = jax.tree.leaves(data)
+    if sum(leaf.nbytes for leaf in leaves) > _MAX_PADDED_BYTES:
+        return data
+    missing = 2 ** (len(leaves[0]) - 1).bit_length() - len(leaves[0])
+    return jax.tree.map(
+        lambda leaf: np.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1)), data
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from enn import supervised
+from enn import supervised, utils
 from enn.loggers import MemoryLogger
 from enn.supervised import programs
 from tests.support import tiny
@@ -135,3 +135,21 @@ def test_programs_not_used_for_long_are_forgotten() -> None:
     del networks[0]
     gc.collect()
     assert first() is None
+
+
+def test_data_that_grow_a_little_compile_nothing() -> None:
+    # As in active learning: 9 rows and then 12, which both have room for 16.
+    enn, optimizer = parts("growing")
+    data = tiny.make_data(0)
+    assert len(data.y) >= 12
+
+    def train(num_rows: int) -> list[Any]:
+        rows = jax.tree.map(lambda leaf: leaf[:num_rows], data)
+        dataset = utils.make_batch_iterator(rows, batch_size=5, seed=1)
+        experiment = tiny.make_experiment(dataset, enn, optimizer)
+        with compilations() as compiled:
+            experiment.train(20)
+        return compiled
+
+    assert train(9)
+    assert not train(12)
