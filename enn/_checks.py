@@ -76,7 +76,7 @@ def as_column(name: str, array: Any) -> Any:
 
 
 def class_labels(labels: Any, num_classes: int) -> None:
-    """Raises ValueError for labels that are no integers in [0, num_classes).
+    """Raises ValueError unless labels are integers in [0, num_classes).
 
     Looks at values only where they are concrete, that is outside `jax.jit`.
     """

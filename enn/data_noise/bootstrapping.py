@@ -1,4 +1,4 @@
-"""Bootstrapping: random weights of the rows, other ones for each epistemic index.
+"""Bootstrapping: random weights of the rows, drawn afresh for each epistemic index.
 
 An ensemble whose members see differently weighted data spreads where data are few
 (Osband & Van Roy, 2015, https://arxiv.org/abs/1507.00300; what it adds to prior
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from enn import _checks
 from enn import base as enn_base
-from enn.data_noise import base, row_keys
+from enn.data_noise import base
 from enn.datasets import base as datasets
 from enn.networks import indexers
 
@@ -87,7 +87,7 @@ def null_bootstrap(
     data_index: datasets.DataIndex | None, index: enn_base.Index
 ) -> BatchWeights:
     """Returns weights of one, int32 `[batch, 1]`."""
-    return jnp.ones_like(row_keys.row_ids(data_index))[:, None]
+    return jnp.ones_like(base.row_ids(data_index))[:, None]
 
 
 def make_boot_fn(
@@ -152,7 +152,7 @@ def make_boot_fn(
     def boot_fn(
         data_index: datasets.DataIndex | None, index: enn_base.Index
     ) -> BatchWeights:
-        keys = row_keys.make_row_keys(indexer, data_index, index, seed, stream)
+        keys = base.make_row_keys(indexer, data_index, index, seed, stream)
         row_weight = row_weights[distribution]
         return jax.vmap(row_weight, in_axes=(0, None))(keys, index)[:, None]
 
@@ -206,5 +206,5 @@ def _weights_by_position(
     data_index: datasets.DataIndex | None,
     index: enn_base.Index,
 ) -> BatchWeights:
-    key = row_keys.as_threefry(index)
-    return draw(key, [len(row_keys.row_ids(data_index)), 1])
+    key = base.as_threefry(index)
+    return draw(key, [len(base.row_ids(data_index)), 1])

@@ -1,4 +1,4 @@
-"""Gaussian noise on targets, other noise for each epistemic index.
+"""Gaussian noise on targets, drawn afresh for each epistemic index.
 
 With it the members of an ensemble fit differently perturbed targets, which makes their
 spread that of a posterior (Osband et al., 2018, https://arxiv.org/abs/1806.03335; for
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from enn import _checks
 from enn import base as enn_base
-from enn.data_noise import base, row_keys
+from enn.data_noise import base
 from enn.datasets import base as datasets
 from enn.networks import indexers
 
@@ -105,7 +105,7 @@ def make_noise_fn(
     def noise_fn(
         data_index: datasets.DataIndex | None, index: enn_base.Index
     ) -> chex.Array:
-        keys = row_keys.make_row_keys(indexer, data_index, index, seed, stream)
+        keys = base.make_row_keys(indexer, data_index, index, seed, stream)
         return noise_std * jax.vmap(row_noise, in_axes=(0, None))(keys, index)[:, None]
 
     return noise_fn

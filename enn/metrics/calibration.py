@@ -53,7 +53,7 @@ class ExpectedCalibrationError(AggregateMetricCalculator):
       num_bins: number of bins.
 
     Raises:
-      ValueError: if `num_bins` is no integer >= 1.
+      ValueError: unless `num_bins` is an integer >= 1.
     """
 
     def __init__(self, num_bins: int):
@@ -78,7 +78,7 @@ class ExpectedCalibrationError(AggregateMetricCalculator):
           state: what the last call returned; None or `MetricsState()` to start.
 
         Raises:
-          ValueError: if a label is no integer in range, or a shape is wrong.
+          ValueError: unless labels are integers in range and shapes are right.
         """
         return self._aggregator(logits, labels, state)
 
@@ -95,7 +95,7 @@ class SingleBatchECE(MetricCalculator):
       num_bins: number of bins.
 
     Raises:
-      ValueError: if `num_bins` is no integer >= 1.
+      ValueError: unless `num_bins` is an integer >= 1.
     """
 
     num_bins: int
@@ -111,7 +111,7 @@ class SingleBatchECE(MetricCalculator):
           labels: classes `[batch, 1]`.
 
         Raises:
-          ValueError: if a label is no integer in range, or a shape is wrong.
+          ValueError: unless labels are integers in range and shapes are right.
         """
         check_not_empty("logits", logits)
         probs = marginal_probs(logits)

@@ -54,7 +54,7 @@ def reshape_to_smaller_batches(
       `[batch // batch_size, batch_size, 1]` labels.
 
     Raises:
-      ValueError: if `batch_size` is no integer >= 1, or there are fewer rows.
+      ValueError: unless `batch_size` is an integer >= 1, or there are fewer rows.
     """
     _checks.positive_int("batch_size", batch_size)
     small_logits = split_rows(jnp.asarray(logits), 1, batch_size).swapaxes(0, 1)
@@ -75,7 +75,7 @@ def calculate_joint_ll(logits: chex.Array, labels: chex.Array) -> jax.Array:
       A scalar.
 
     Raises:
-      TypeError: if the labels are no integers.
+      TypeError: unless the labels are integers.
       ValueError: if a label is out of range, or a shape is wrong.
     """
     check_not_empty("logits", logits)
@@ -113,7 +113,7 @@ def make_nll_joint_calculator(tau: int = 10) -> MetricCalculator:
       A calculator; raises ValueError for a batch of fewer than `tau` rows.
 
     Raises:
-      ValueError: if `tau` is no integer >= 1.
+      ValueError: unless `tau` is an integer >= 1.
     """
     _checks.positive_int("tau", tau)
 
@@ -146,7 +146,7 @@ def make_nll_polyadic_calculator(
       A compiled calculator; raises ValueError for a batch of fewer than `kappa` rows.
 
     Raises:
-      ValueError: if `tau` or `kappa` is no integer >= 1.
+      ValueError: unless `tau` and `kappa` are integers >= 1.
     """
     _checks.positive_int("tau", tau)
     _checks.positive_int("kappa", kappa)

@@ -18,7 +18,7 @@ def check_labels(labels: chex.Array, batch: int, num_classes: int) -> chex.Array
     """Returns labels `[batch, 1]` or `[batch]` as `[batch]`.
 
     Raises:
-      ValueError: if a label is no integer in [0, num_classes), or the shape is wrong.
+      ValueError: unless labels are integers in [0, num_classes), one a row.
     """
     column = _checks.as_column("labels", _checks.as_array(labels))
     _checks.shape("labels", column, (batch, 1), "[batch, 1]")
@@ -115,7 +115,7 @@ def label_log_likelihoods(logits: chex.Array, labels: chex.Array) -> jax.Array:
       one that is out of range gives NaN.
 
     Raises:
-      TypeError: if the labels are no integers.
+      TypeError: unless the labels are integers.
       ValueError: if a label is out of range, or a shape is wrong.
     """
     _check_logits(logits)

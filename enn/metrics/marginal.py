@@ -37,7 +37,7 @@ def categorical_log_likelihood(probs: chex.Array, labels: chex.Array) -> jax.Arr
       A scalar; −∞ if a label has probability 0.
 
     Raises:
-      TypeError: if the labels are no integers.
+      TypeError: unless the labels are integers.
       ValueError: if a label is out of range, or a shape is wrong.
     """
     _checks.shape("probs", probs, (None, None), "[batch, num_classes]")
@@ -65,7 +65,7 @@ def calculate_marginal_ll(logits: chex.Array, labels: chex.Array) -> jax.Array:
       A scalar.
 
     Raises:
-      TypeError: if the labels are no integers.
+      TypeError: unless the labels are integers.
       ValueError: if a label is out of range, or a shape is wrong.
     """
     check_not_empty("logits", logits)
@@ -92,7 +92,7 @@ def calculate_accuracy(logits: chex.Array, labels: chex.Array) -> jax.Array:
       A scalar in [0, 1]; NaN if a logit is NaN.
 
     Raises:
-      ValueError: if a label is no integer in range, or a shape is wrong.
+      ValueError: unless labels are integers in range and shapes are right.
     """
     check_not_empty("logits", logits)
     return pairwise_mean(is_correct(marginal_probs(logits), labels))
@@ -114,7 +114,7 @@ def is_correct(probs: jax.Array, labels: chex.Array) -> jax.Array:
       1, 0, or NaN where a probability is NaN, `[batch]`.
 
     Raises:
-      ValueError: if a label is no integer in range, or the shape is not `[batch, 1]`.
+      ValueError: unless the labels are integers in range, one a row.
     """
     return _is_most_probable(probs, check_labels(labels, *probs.shape))
 

@@ -149,7 +149,7 @@ def make_gaussian_nll_joint_calculator(
       ValueError for a batch of fewer than `tau` rows.
 
     Raises:
-      ValueError: if `noise_std` is not positive, or `tau` is no integer >= 1.
+      ValueError: unless `noise_std` > 0 and `tau` is an integer >= 1.
     """
     _checks.positive_int("tau", tau)
     _check_noise(noise_std)

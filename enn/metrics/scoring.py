@@ -23,7 +23,7 @@ def calculate_brier_score(logits: chex.Array, labels: chex.Array) -> jax.Array:
       A scalar.
 
     Raises:
-      ValueError: if a label is no integer in range, or a shape is wrong.
+      ValueError: unless labels are integers in range and shapes are right.
     """
     check_not_empty("logits", logits)
     probs = marginal_probs(logits)

@@ -45,7 +45,7 @@ def zero_one_loss(logits: chex.Array, labels: chex.Array) -> jax.Array:
       labels: classes `[batch, 1]`.
 
     Raises:
-      ValueError: if a label is no integer in range, or a shape is wrong.
+      ValueError: unless labels are integers in range and shapes are right.
     """
     return 1 - is_correct(marginal_probs(logits), labels)
 
@@ -78,9 +78,9 @@ def make_aurc_aggregator(
     """Returns the area under the risk–coverage curve over many batches.
 
     Memory is constant: uncertainties in one bin of `binned_histogram` count as tied.
-    The value does not depend on how the rows are cut into batches, but for rounding if
-    losses are no integers. For losses of 0 or 1 it differs from `calculate_aurc` of all
-    rows by at most Σᵢ nᵢ/n [(E + eᵢ) / (K + max(eᵢ, 1)) − E / (K + nᵢ − eᵢ)], for nᵢ
+    The value depends on how the rows are cut into batches by rounding only, where
+    losses are not integers. For losses of 0 or 1 it differs from `calculate_aurc` of
+    all rows by at most Σᵢ nᵢ/n [(E + eᵢ) / (K + max(eᵢ, 1)) − E / (K + nᵢ − eᵢ)], for nᵢ
     rows with eᵢ errors in bin i, K and E in all lower bins, and 0/0 = 0.
 
     `risk_coverage_curve(state.extra)` is the curve.
