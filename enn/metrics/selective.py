@@ -80,8 +80,8 @@ def make_aurc_aggregator(
     Memory is constant: uncertainties in one bin of `binned_histogram` count as tied.
     The value depends on how the rows are cut into batches by rounding only, where
     losses are not integers. For losses of 0 or 1 it differs from `calculate_aurc` of
-    all rows by at most Σᵢ nᵢ/n [(E + eᵢ) / (K + max(eᵢ, 1)) − E / (K + nᵢ − eᵢ)], for nᵢ
-    rows with eᵢ errors in bin i, K and E in all lower bins, and 0/0 = 0.
+    all rows by at most Σᵢ nᵢ/n [(E + eᵢ) / (K + max(eᵢ, 1)) − E / (K + nᵢ − eᵢ)], for
+    nᵢ rows with eᵢ errors in bin i, K and E in all lower bins, and 0/0 = 0.
 
     `risk_coverage_curve(state.extra)` is the curve.
 
