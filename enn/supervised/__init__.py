@@ -7,6 +7,7 @@ from enn.supervised.multiloss_experiment import (
     MultilossTrainer,
     TrainingState,
 )
+from enn.supervised.replay import Replay
 from enn.supervised.saving import saved_steps
 from enn.supervised.sgd_experiment import Experiment
 from enn.supervised.testing import TestExperiment, make_test_experiment
@@ -17,6 +18,7 @@ __all__ = [
     "MultilossExperiment",
     "MultilossTrainer",
     "NonFiniteError",
+    "Replay",
     "TestExperiment",
     "TrainingState",
     "make_test_experiment",

@@ -1,0 +1,15 @@
+"""The examples run, and find what they look for."""
+
+import pathlib
+import runpy
+
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+
+
+def test_bandit_finds_an_action_that_is_nearly_the_best():
+    run = runpy.run_path(str(EXAMPLES / "bandit.py"))["run"]
+    regrets = run(num_steps=40)
+    assert len(regrets) == 40
+    # An action drawn at random has a regret of 1.0 on average.
+    assert regrets[:3].max() > 0.3
+    assert regrets[-10:].mean() < 0.1
