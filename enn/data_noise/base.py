@@ -15,7 +15,6 @@ from enn.datasets import base as datasets
 from enn.networks import indexers
 
 _Data = TypeVar("_Data")
-_THREEFRY = "threefry2x32"
 
 
 @runtime_checkable
@@ -55,19 +54,6 @@ def row_ids(data_index: datasets.DataIndex | None) -> jax.Array:
     return jnp.asarray(_checks.as_column("data_index", data_index), jnp.int32)[:, 0]
 
 
-def as_threefry(key: chex.PRNGKey) -> chex.PRNGKey:
-    """Returns a typed or raw key as a typed one of the generator threefry.
-
-    Draws with a key of `rbg`, mapped over many keys, depend on all of them; draws with
-    the result depend on the key alone. A threefry key draws what it always drew.
-    """
-    words = jax.random.key_data(key)
-    key = jax.random.wrap_key_data(words[..., :2], impl=_THREEFRY)
-    for word in range(2, words.shape[-1]):
-        key = jax.random.fold_in(key, words[word])
-    return key
-
-
 def make_row_keys(
     indexer: Any,
     data_index: datasets.DataIndex | None,
@@ -91,8 +77,8 @@ def make_row_keys(
     """
     ids = row_ids(data_index)
     if isinstance(indexer, indexers.PrngIndexer):
-        return _fold_in_rows(as_threefry(index), ids, seed, stream)
-    make_key = functools.partial(jax.random.key, impl=_THREEFRY)
+        return _fold_in_rows(indexers.as_threefry(index), ids, seed, stream)
+    make_key = functools.partial(jax.random.key, impl=indexers.THREEFRY)
     if stream is None:
         keys = jax.vmap(make_key)(ids + seed)
     else:

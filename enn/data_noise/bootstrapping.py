@@ -206,5 +206,5 @@ def _weights_by_position(
     data_index: datasets.DataIndex | None,
     index: enn_base.Index,
 ) -> BatchWeights:
-    key = base.as_threefry(index)
+    key = indexers.as_threefry(index)
     return draw(key, [len(base.row_ids(data_index)), 1])

@@ -9,7 +9,7 @@ import jax
 
 from enn import _checks, base
 from enn.networks.forwarders import EnnBatchFwd, compile_forward
-from enn.networks.indexers import check_key
+from enn.networks.indexers import as_key
 from enn.networks.many_indices.index_map import map_indices
 from enn.networks.utils import merge_modules, parse_net_output
 
@@ -46,8 +46,7 @@ def combine_naive_enn(
     def apply(
         params: hk.Params, state: hk.State, inputs: Any, index: base.Index
     ) -> tuple[Any, hk.State]:
-        check_key(index)
-        base_key, head_key = _split(index, independent_keys)
+        base_key, head_key = _split(as_key(index), independent_keys)
         base_out, base_state = base_enn.apply(params, state, inputs, base_key)
         # Each part returns the entries of the other as it was given them.
         state = {**state, **base_state}

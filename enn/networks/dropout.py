@@ -12,7 +12,7 @@ import numpy as np
 
 from enn import _checks, base
 from enn.networks.base import EnnArray
-from enn.networks.indexers import PrngIndexer, check_key
+from enn.networks.indexers import PrngIndexer, as_key
 from enn.networks.init_once import init_once
 from enn.networks.inputs import flat_batch, layer_sizes
 
@@ -92,13 +92,13 @@ class MLPDropoutENN(EnnArray):
 
         def forward(inputs: chex.Array, index: base.Index) -> chex.Array:
             out = flat_batch(inputs)
-            check_key(index)
+            key = as_key(index)
             input_size = out.shape[-1]
             first_b_init = b_init
             if nonzero_bias:
                 stddev = 1.0 / np.sqrt(input_size)
                 first_b_init = hk.initializers.TruncatedNormal(stddev)
-            input_mask, *masks = generate_masks(index, input_size, sizes, dropout_rate)
+            input_mask, *masks = generate_masks(key, input_size, sizes, dropout_rate)
             if dropout_input:
                 out = out * input_mask[None]
             out = hk.Linear(sizes[0], w_init=w_init, b_init=first_b_init)(out)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from enn import _checks, base
 from enn.networks.base import EnnArray, EnnNoState, Output
-from enn.networks.indexers import EnsembleIndexer
+from enn.networks.indexers import EnsembleIndexer, as_key
 from enn.networks.init_once import init_once
 from enn.networks.inputs import flat_inputs
 from enn.networks.many_indices import members
@@ -246,7 +246,8 @@ class MLPPriors:
             # Concrete values even where the first input seen is inside jax.jit.
             with jax.ensure_compile_time_eval():
                 rng = hk.PRNGSequence(self._seed)
-                keys = jnp.stack([next(rng) for _ in range(self.num_ensemble)])
+                keys = [as_key(next(rng)) for _ in range(self.num_ensemble)]
+                keys = jnp.stack(keys)
                 dummy = jnp.zeros((1, num_features), flat.dtype)
                 self._params = init_once(self._init, keys, dummy)
             self._num_features = num_features

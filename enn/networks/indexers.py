@@ -15,6 +15,8 @@ import numpy as np
 
 from enn import _checks, _sharding, base
 
+THREEFRY = "threefry2x32"
+
 
 class PrngIndexer(base.EpistemicIndexer):
     """The index is the key itself, for networks with randomness of their own."""
@@ -23,14 +25,35 @@ class PrngIndexer(base.EpistemicIndexer):
         return key
 
 
-def check_key(index: base.Index) -> None:
-    """Raises ValueError unless `index` is one PRNG key, typed or raw."""
+def as_key(index: base.Index) -> chex.PRNGKey:
+    """Returns an index that is one PRNG key, typed or raw, as one to draw with.
+
+    What is drawn depends on the index alone, whatever the generator of its key.
+
+    Raises:
+      ValueError: unless `index` is one PRNG key.
+    """
     shape, dtype = getattr(index, "shape", ()), getattr(index, "dtype", None)
     is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    raw = jax.eval_shape(jax.random.PRNGKey, 0)
+    raw = jax.eval_shape(lambda: jax.random.PRNGKey(0))  # The default may change.
     if (shape, dtype) != (((), dtype) if is_typed else (raw.shape, raw.dtype)):
         got = repr(index) if dtype is None else f"{dtype} of shape {list(shape)}"
         raise ValueError(f"index must be one PRNG key, got {got}.")
+    impl = jax.random.key_impl(index)
+    return index if impl == THREEFRY else as_threefry(index)
+
+
+def as_threefry(key: chex.PRNGKey) -> chex.PRNGKey:
+    """Returns a typed or raw key as a typed one of the generator threefry.
+
+    Draws with a key of `rbg`, mapped over many keys, depend on all of them; draws with
+    the result depend on the key alone. A threefry key draws what it always drew.
+    """
+    words = jax.random.key_data(key)
+    key = jax.random.wrap_key_data(words[..., :2], impl=THREEFRY)
+    for word in range(2, words.shape[-1]):
+        key = jax.random.fold_in(key, words[word])
+    return key
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Checking inputs, and bringing them into the shape and type that layers take."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import chex
@@ -54,6 +54,28 @@ def flat_batch(inputs: chex.Array) -> chex.Array:
     flat = flat_inputs(inputs)
     _checks.shape("inputs", flat, (None, None), "[batch, ...]")
     return flat
+
+
+def map_rows(fn: Callable[[Any], tuple[Any, Any]], inputs: Any) -> tuple[Any, Any]:
+    """Returns `fn(inputs)`, an output and a state, from one row of the batch at a time.
+
+    Whatever `fn` draws, it draws for a batch of one: masks and noise are the same for
+    all rows, so that equal rows give equal outputs. A function whose new state depends
+    on the rows, such as batch normalisation in training, sees the whole batch.
+
+    Args:
+      fn: function of a batch; its outputs have the batch as their first axis.
+      inputs: a batch, or a tree of arrays `[batch, ...]`.
+    """
+
+    def one_row(row: Any) -> tuple[Any, Any]:
+        out, state = fn(jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], row))
+        return jax.tree.map(lambda leaf: jnp.squeeze(leaf, 0), out), state
+
+    try:
+        return jax.vmap(one_row, out_axes=(0, None))(inputs)
+    except ValueError:  # The state is mapped too, or `fn` has an error of its own.
+        return fn(inputs)
 
 
 def as_images(inputs: chex.Array) -> jax.Array:

@@ -21,8 +21,9 @@ from enn.networks.base import (
     Output,
     OutputWithPrior,
 )
-from enn.networks.indexers import PrngIndexer, check_key
+from enn.networks.indexers import PrngIndexer, as_key
 from enn.networks.init_once import init_once
+from enn.networks.inputs import map_rows
 
 
 def parse_net_output(net_out: Output) -> chex.Array:
@@ -138,14 +139,29 @@ def wrap_transformed_as_enn(transformed: hk.Transformed) -> EnnArray:
 
 
 def wrap_stochastic_fn_as_enn(
-    net_fn: Callable[[Any], Any],
+    net_fn: Callable[[Any], Any], shared_draws: bool = True
 ) -> base.EpistemicNetwork[Any, Any]:
     """Returns a function that draws from `hk.next_rng_key`, such as one with dropout.
 
     The index is the PRNG key of those draws. Initialisation does not read it.
 
+    >>> import haiku as hk, jax, numpy as np
+    >>> def net_fn(x):
+    ...     return hk.Linear(2)(hk.dropout(hk.next_rng_key(), 0.5, x))
+    >>> enn = wrap_stochastic_fn_as_enn(net_fn)
+    >>> equal_rows = np.ones([4, 3])
+    >>> index = enn.indexer(jax.random.key(1))
+    >>> params, state = enn.init(jax.random.key(0), equal_rows, index)
+    >>> out, _ = enn.apply(params, state, equal_rows, index)
+    >>> bool((out == out[0]).all())
+    True
+
     Args:
       net_fn: function of inputs alone, to be transformed by Haiku.
+      shared_draws: whether all rows of a batch share the draws, such as masks of
+        `hk.dropout`, so that an index is one function and a prediction at it joint.
+        Otherwise, and where the new state depends on the batch, as with batch
+        normalisation in training, a row's draws depend on its place in the batch.
 
     Raises:
       ValueError: by `apply`, for an index that is not a key; an integer is the seed of
@@ -156,9 +172,12 @@ def wrap_stochastic_fn_as_enn(
     def apply(
         params: hk.Params, state: hk.State, inputs: Any, index: base.Index
     ) -> tuple[Any, hk.State]:
-        if not isinstance(index, int | None):
-            check_key(index)
-        return transformed.apply(params, state, index, inputs)
+        key = index if isinstance(index, int | None) else as_key(index)
+
+        def run(inputs: Any) -> tuple[Any, hk.State]:
+            return transformed.apply(params, state, key, inputs)
+
+        return map_rows(run, inputs) if shared_draws else run(inputs)
 
     def init(
         rng_key: chex.PRNGKey, inputs: Any, index: base.Index

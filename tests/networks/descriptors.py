@@ -7,9 +7,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import haiku as hk
 import jax
 import numpy as np
+from flax import linen, nnx
 
 from enn import base, networks
 from enn.networks.bert import (
@@ -31,12 +33,16 @@ class Descriptor:
       make: makes the network.
       inputs: example input batch.
       num_outputs: size of the last axis of the predictions.
+      batch_statistics: whether a row's output depends on the rest of the batch.
+      draws_per_row: whether each row has draws of its own, as in the original `enn`.
     """
 
     name: str
     make: Callable[[], base.EpistemicNetwork]
     inputs: Any
     num_outputs: int = 2
+    batch_statistics: bool = False
+    draws_per_row: bool = False
 
 
 # Networks share their sizes where they can: eager operations are compiled once a shape.
@@ -60,6 +66,31 @@ def _batch_norm_net(x: jax.Array) -> jax.Array:
     x = hk.Linear(4)(x)
     x = hk.BatchNorm(True, True, 0.9)(x, is_training=True)
     return hk.Linear(2)(jax.nn.relu(x))
+
+
+def _dropout_net(x: jax.Array) -> jax.Array:
+    return hk.Linear(2)(hk.dropout(hk.next_rng_key(), 0.5, x))
+
+
+def _flax_dropout() -> base.EpistemicNetwork:
+    dropout = linen.Dropout(0.5, deterministic=False)
+    return networks.from_flax(linen.Sequential([dropout, linen.Dense(2)]))
+
+
+def _nnx_dropout() -> base.EpistemicNetwork:
+    return networks.from_nnx(
+        lambda rngs: nnx.Sequential(
+            nnx.Dropout(0.5, rngs=rngs), nnx.Linear(3, 2, rngs=rngs)
+        )
+    )
+
+
+def _equinox_dropout() -> base.EpistemicNetwork:
+    return networks.from_equinox(
+        lambda key: eqx.nn.Sequential(
+            [eqx.nn.Dropout(0.5), eqx.nn.Linear(3, 2, key=key)]
+        )
+    )
 
 
 def _stateful_ensemble() -> base.EpistemicNetwork:
@@ -100,7 +131,7 @@ def _projected_mlp() -> base.EpistemicNetwork:
     )
 
 
-def _bert(is_training: bool) -> base.EpistemicNetwork:
+def _bert(is_training: bool, shared: bool = False) -> base.EpistemicNetwork:
     config = BertConfig(
         vocab_size=8,
         hidden_size=6,
@@ -110,7 +141,7 @@ def _bert(is_training: bool) -> base.EpistemicNetwork:
         max_position_embeddings=8,
         type_vocab_size=2,
     )
-    return make_bert_enn(config, is_training)
+    return make_bert_enn(config, is_training, shared)
 
 
 RESNET = networks.ResNetConfig((16,), (1,), (1,), "V1")
@@ -139,7 +170,13 @@ DESCRIPTORS = [
     Descriptor(
         "net_fn", lambda: networks.wrap_net_fn_as_enn(lambda x: hk.Linear(2)(x)), X
     ),
-    Descriptor("ensemble_with_state", _stateful_ensemble, X),
+    Descriptor("ensemble_with_state", _stateful_ensemble, X, batch_statistics=True),
+    Descriptor(
+        "haiku_dropout", lambda: networks.wrap_stochastic_fn_as_enn(_dropout_net), X
+    ),
+    Descriptor("flax_dropout", _flax_dropout, X),
+    Descriptor("nnx_dropout", _nnx_dropout, X),
+    Descriptor("equinox_dropout", _equinox_dropout, X),
     Descriptor("ensemble_no_state", _ensemble_no_state, X),
     Descriptor(
         "ensemble_matched_prior",
@@ -227,13 +264,15 @@ DESCRIPTORS = [
             2, 2, vgg_output_channels=(16,), vgg_strides=(1,)
         ),
         IMAGES,
+        batch_statistics=True,
     ),
     Descriptor(
         "resnet", lambda: networks.EnsembleResNetENN(2, 2, config=RESNET), IMAGES
     ),
     Descriptor("resnet_epinet", _resnet_epinet, IMAGES),
     Descriptor("bert_eval", lambda: _bert(False), TOKENS, 6),
-    Descriptor("bert_training", lambda: _bert(True), TOKENS, 6),
+    Descriptor("bert_training", lambda: _bert(True), TOKENS, 6, draws_per_row=True),
+    Descriptor("bert_shared_dropout", lambda: _bert(True, shared=True), TOKENS, 6),
     Descriptor("bert_epinet_head", lambda: make_head_enn("epinet", 2, HEAD), X),
     Descriptor(
         "combined",

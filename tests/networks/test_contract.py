@@ -110,6 +110,20 @@ def test_apply_gives_finite_float_predictions_and_keeps_the_state_tree(
     assert _types(new_state) == _types(state)
 
 
+@pytest.mark.strict
+def test_equal_rows_give_equal_outputs_whatever_the_batch(net: Descriptor) -> None:
+    enn, args, (_, _, preds, _), *_ = _computed(net)
+    equal_rows = jax.tree.map(lambda x: np.stack([x[0]] * len(x)), net.inputs)
+    index = enn.indexer(jax.random.PRNGKey(1))
+    repeated, _ = _predict(enn, *args[:2], equal_rows, index)
+    if net.draws_per_row:
+        assert (repeated[0] != repeated[1]).any()
+        return
+    np.testing.assert_allclose(repeated, repeated[:1].repeat(len(repeated), 0), 1e-5)
+    if not net.batch_statistics:
+        np.testing.assert_allclose(repeated[0], preds[0], rtol=1e-5, atol=1e-6)
+
+
 def test_parameters_and_predictions_are_float32(net: Descriptor) -> None:
     params, _, preds, _ = _computed(net).eager
     for leaf in jax.tree.leaves((params, preds)):

@@ -10,6 +10,7 @@ from enn.networks import dropout
 from tests.support import golden
 from tests.support.cost import flops, flops_at_indices, mlp_flops
 from tests.support.fast import (
+    X,
     assert_output_starts,
     compiled,
     init,
@@ -151,3 +152,16 @@ def test_wrong_sizes_and_ranks():
 def test_an_index_that_is_no_key(index):
     with pytest.raises(ValueError, match="index must be one PRNG key, got"):
         dropout.MLPDropoutENN([4, 2]).init(key(0), jnp.ones((2, 3)), index)
+
+
+@pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
+def test_masks_depend_on_the_index_alone_under_any_generator(impl):
+    with jax.default_prng_impl(impl):
+        enn = dropout.MLPDropoutENN([4, 2], 0.5)
+        keys = jax.random.split(key(7), 4)
+        params, state = init(enn)
+        forward = jax.vmap(enn.apply, in_axes=[None, None, None, 0])
+        together, _ = forward(params, state, X, keys)
+        for i in range(4):
+            alone, _ = enn.apply(params, state, X, keys[i])
+            np.testing.assert_allclose(together[i], alone, rtol=1e-5, atol=1e-6)

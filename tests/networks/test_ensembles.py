@@ -437,3 +437,12 @@ def test_ensembles_of_any_network_run_a_member_at_most_once(num_indices):
     assert with_states <= 1.1 * min(num_indices, 4) * one + picking + (
         5 * num_indices * num_states
     )
+
+
+def test_priors_do_not_depend_on_their_number_under_another_generator():
+    with jax.default_prng_impl("rbg"):
+        two, three = (
+            ensembles.make_mlp_ensemble_prior_fns([4, 2], X, num, seed=5)
+            for num in (2, 3)
+        )
+        np.testing.assert_allclose(two[1](X), three[1](X), rtol=1e-5)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from enn import _extras, base
-from enn.networks.indexers import PrngIndexer
+from enn.networks.indexers import PrngIndexer, as_key
 
 
 def from_equinox(
@@ -112,7 +112,7 @@ class EquinoxEnn(base.EpistemicNetwork[Any, Any]):
     ) -> tuple[Any, hk.State]:
         module, module_state = self.module(params, state)
         index_args = (index,) if self._with_index else ()
-        key_args = {"key": index} if self._with_key else {}
+        key_args = {"key": as_key(index)} if self._with_key else {}
 
         def call(example: Any, module_state: Any) -> tuple[Any, Any]:
             if module_state is None:

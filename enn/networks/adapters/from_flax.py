@@ -7,7 +7,8 @@ import haiku as hk
 import jax
 
 from enn import _extras, base
-from enn.networks.indexers import PrngIndexer
+from enn.networks.indexers import PrngIndexer, as_key
+from enn.networks.inputs import map_rows
 
 
 def from_flax(
@@ -25,7 +26,10 @@ def from_flax(
         `indexer` is given.
       indexer: draws the index that the module takes. If left out, the index is a
         PRNG key: the key of the stream `dropout`, from which the keys of other
-        streams derive.
+        streams derive. All rows of a batch share what is drawn, such as dropout masks,
+        unless the new state depends on the batch, as with batch normalisation in
+        training: Flax then draws for every row, and `nn.Dropout(rate,
+        broadcast_dims=(0,))` shares the masks.
       **call_kwargs: constant arguments of the module, such as `train=True`. Networks
         from one module that differ in these share their parameters and state.
 
@@ -50,16 +54,21 @@ def from_flax(
     ) -> tuple[Any, hk.State]:
         rngs = {}
         if indexer is None:
+            key = as_key(index)
             # Flax draws from `params` for streams that have no key.
-            rngs = {"dropout": index, "params": jax.random.fold_in(index, 1)}
-        out, updates = module.apply(
-            {"params": params, **state},
-            *arguments(inputs, index),
-            rngs=rngs,
-            mutable=list(state),
-            **call_kwargs,
-        )
-        return out, {**state, **updates}
+            rngs = {"dropout": key, "params": jax.random.fold_in(key, 1)}
+
+        def run(inputs: Any) -> tuple[Any, hk.State]:
+            out, updates = module.apply(
+                {"params": params, **state},
+                *arguments(inputs, index),
+                rngs=rngs,
+                mutable=list(state),
+                **call_kwargs,
+            )
+            return out, {**state, **updates}
+
+        return map_rows(run, inputs) if rngs else run(inputs)
 
     def init(
         rng_key: chex.PRNGKey, inputs: Any, index: base.Index

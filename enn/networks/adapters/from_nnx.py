@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from enn import _extras, base
-from enn.networks.indexers import PrngIndexer
+from enn.networks.indexers import PrngIndexer, as_key
+from enn.networks.inputs import map_rows
 
 
 def from_nnx(
@@ -32,6 +33,10 @@ def from_nnx(
         evaluation mode share their parameters and state.
       indexer: draws the index that the module takes. If left out, the index is a
         PRNG key, from which every random stream of the module gets a key of its own.
+        All rows of a batch share what is drawn, such as dropout masks, unless the new
+        state depends on the batch, as with batch normalisation in training: NNX then
+        draws for every row, and `nnx.Dropout(rate, broadcast_dims=(0,), rngs=rngs)`
+        shares the masks.
 
     Returns:
       Network with the module's own output.
@@ -75,17 +80,20 @@ def from_nnx(
     def apply(
         params: hk.Params, state: hk.State, inputs: Any, index: base.Index
     ) -> tuple[Any, hk.State]:
-        keys, counts = _fresh_streams(keys_spec, counts_spec, index)
-        module = nnx.merge(
-            graph,
-            _fill(params_spec, params),
-            keys,
-            counts,
-            *unused,
-            _fill(state_spec, state),
-        )
-        out = module(inputs) if indexer is None else module(inputs, index)
-        return out, {**state, **split(module)[1]}
+        def run(inputs: Any) -> tuple[Any, hk.State]:
+            keys, counts = _fresh_streams(keys_spec, counts_spec, index)
+            module = nnx.merge(
+                graph,
+                _fill(params_spec, params),
+                keys,
+                counts,
+                *unused,
+                _fill(state_spec, state),
+            )
+            out = module(inputs) if indexer is None else module(inputs, index)
+            return out, {**state, **split(module)[1]}
+
+        return map_rows(run, inputs) if keys_spec else run(inputs)
 
     def init(
         rng_key: chex.PRNGKey, inputs: Any, index: base.Index
@@ -104,6 +112,7 @@ def _fill(spec: Any, values: Mapping[str, Any]) -> Any:
 def _fresh_streams(keys_spec: Any, counts_spec: Any, index: base.Index) -> Any:
     """Returns a key for every random stream, and counts that start at zero."""
     specs, structure = jax.tree.flatten(keys_spec)
+    index = as_key(index) if specs else index
     keys = []
     for i, spec in enumerate(specs):
         key = jax.random.fold_in(index, i)

@@ -27,7 +27,9 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-def make_bert_enn(bert_config: BertConfig, is_training: bool) -> BertEnn:
+def make_bert_enn(
+    bert_config: BertConfig, is_training: bool, shared_dropout: bool = False
+) -> BertEnn:
     """Returns BERT as a network whose index is the PRNG key of its dropout.
 
     Without training there is no dropout: the output does not depend on the index,
@@ -39,6 +41,9 @@ def make_bert_enn(bert_config: BertConfig, is_training: bool) -> BertEnn:
     Args:
       bert_config: sizes and rates.
       is_training: whether dropout is on.
+      shared_dropout: whether all rows of a batch share their masks, so that an index is
+        one function and predictions at it are joint. By default every row has masks of
+        its own, as in the original `enn`.
 
     Returns:
       Network on `BertInput`; see `BERT` for its output and its errors.
@@ -50,7 +55,7 @@ def make_bert_enn(bert_config: BertConfig, is_training: bool) -> BertEnn:
             inputs.token_ids, inputs.segment_ids, inputs.input_mask, is_training
         )
 
-    return wrap_stochastic_fn_as_enn(forward)
+    return wrap_stochastic_fn_as_enn(forward, shared_dropout)
 
 
 class BERT(hk.Module):

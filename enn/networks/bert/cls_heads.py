@@ -72,7 +72,9 @@ def make_head_enn(
     return makers[agent]()
 
 
-def make_baseline_head_enn(num_classes: int, is_training: bool) -> EnnArray:
+def make_baseline_head_enn(
+    num_classes: int, is_training: bool, shared_dropout: bool = False
+) -> EnnArray:
     """Returns a linear classification head, whose index is the key of its dropout.
 
     Initial parameters differ between `is_training` True and False, since dropout
@@ -81,6 +83,7 @@ def make_baseline_head_enn(num_classes: int, is_training: bool) -> EnnArray:
     Args:
       num_classes: number of classes.
       is_training: whether dropout is on; without it the index changes nothing.
+      shared_dropout: whether all rows of a batch share their mask, see `make_bert_enn`.
 
     Returns:
       Network on features `[batch, hidden_size]` with `train` of
@@ -92,7 +95,7 @@ def make_baseline_head_enn(num_classes: int, is_training: bool) -> EnnArray:
         logits = layer(inputs, is_training)
         return OutputWithPrior(logits, jnp.zeros_like(logits))
 
-    return wrap_stochastic_fn_as_enn(forward)
+    return wrap_stochastic_fn_as_enn(forward, shared_dropout)
 
 
 class CommonOutputLayer(hk.Module):
