@@ -12,7 +12,7 @@ import scipy.stats
 
 from enn import metrics
 from enn.metrics import mixture, regression
-from tests.metrics.batches import normal
+from tests.support.batches import normal
 
 MEAN, STD = normal(5, 12, 2, seed=1), np.exp(normal(5, 12, 2, seed=2))
 OUTPUTS = np.concatenate([MEAN, STD], axis=-1)
