@@ -89,17 +89,15 @@ def class_probs(logits: chex.Array) -> jax.Array:
     return weights / pairwise_sum(weights, -1)[..., None]
 
 
-def is_top(values: jax.Array) -> jax.Array:
-    """Marks the largest entry of the last axis, the first of equal ones."""
-    return jax.nn.one_hot(values.argmax(axis=-1), values.shape[-1], dtype=bool)
-
-
 def sum_of_others(probs: jax.Array) -> jax.Array:
-    """Returns one minus the largest probability, `[...]` of `[..., num_classes]`.
+    """Returns one minus the probability above 0.5, if there is one, `[...]`.
 
     The sum of the others tells 1e-18 from 1e-22, which 1 - p rounds to 0.
+
+    Args:
+      probs: `[..., num_classes]`.
     """
-    return pairwise_sum(jnp.where(is_top(probs), 0, probs), -1)
+    return pairwise_sum(jnp.where(probs > 0.5, 0, probs), -1)
 
 
 @_sharding.allow_explicit_axes
@@ -126,12 +124,13 @@ def label_log_likelihoods(logits: chex.Array, labels: chex.Array) -> jax.Array:
 @jax.jit
 def _log_likelihoods(logits: chex.Array, labels: chex.Array) -> jax.Array:
     # log_softmax, but picked before it is normalised: no array of all classes is made.
-    # The largest entry adds exp 0 = 1 to the normaliser, and log1p the others to it.
+    # The largest entries add exp 0 = 1 to the normaliser, and one is left for log1p.
     logits = at_least_float32(logits)
-    top = logits.argmax(axis=-1, keepdims=True)
-    shifted = logits - jnp.take_along_axis(logits, top, axis=-1)
-    others = jnp.where(is_top(logits), 0, jnp.exp(shifted))
-    return at_labels(shifted, labels) - jnp.log1p(pairwise_sum(others, -1))
+    shifted = logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+    is_largest = shifted == 0
+    others = pairwise_sum(jnp.exp(shifted) - is_largest, -1)
+    num_others = is_largest.sum(axis=-1) - 1
+    return at_labels(shifted, labels) - jnp.log1p(num_others + others)
 
 
 @jax.jit

@@ -7,11 +7,10 @@ rank rows to find out-of-distribution inputs (`enn.metrics.ood`), to abstain
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from enn import _sharding
 from enn.metrics.base import pairwise_mean, pairwise_sum
-from enn.metrics.likelihood import class_probs, is_top, marginal_probs, sum_of_others
+from enn.metrics.likelihood import class_probs, marginal_probs, sum_of_others
 
 
 @jax.jit
@@ -21,7 +20,9 @@ def variation_ratio(logits: jax.Array) -> jax.Array:
     Args:
       logits: `[num_enn_samples, batch, num_classes]`.
     """
-    return sum_of_others(marginal_probs(logits))
+    probs = marginal_probs(logits)
+    largest = probs.max(axis=-1)
+    return jnp.where(largest > 0.5, sum_of_others(probs), 1 - largest)
 
 
 @jax.jit
@@ -33,7 +34,7 @@ def predictive_entropy(logits: jax.Array) -> jax.Array:
     """
     probs = marginal_probs(logits)
     # Close to 1, -log p is the sum of the others to first order, and not -log of 1.
-    top = is_top(probs) & (probs > 0.5)
+    top = probs > 0.5
     others = jnp.broadcast_to(sum_of_others(probs)[..., None], probs.shape)
     log_top = jnp.log1p(-jnp.where(top, others, 0))
     log_other = jnp.log(jnp.where(top | (probs == 0), 1, probs))
@@ -56,18 +57,22 @@ def mutual_information(logits: jax.Array) -> jax.Array:
     # As (1/S) Σₛ KL(pₛ ‖ p̄) = (1/S) Σₛ Σ_c p̄ φ(u), with u = pₛ/p̄ - 1 and
     # φ(u) = (1 + u) log(1 + u) - u: no term is negative, and so nothing cancels.
     probs = class_probs(logits)
-    mean = jnp.broadcast_to(marginal_probs(logits)[None], probs.shape)
+    mean = pairwise_mean(probs)[None]
     safe_mean = jnp.where(mean > 0, mean, 1)
     ratio, change = probs / safe_mean, deviations(probs) / safe_mean
-    is_small = jnp.abs(change) < 0.2
-    series = jnp.polyval(_SERIES, jnp.where(is_small, change, 0))
+    is_small = jnp.abs(change) < 0.1
+    series = _phi_series(jnp.where(is_small, change, 0))
     safe_ratio = jnp.where(is_small | (ratio == 0), 1, ratio)
     phi = jnp.where(is_small, series, ratio * jnp.log(safe_ratio) - change)
     return pairwise_sum(pairwise_mean(mean * phi), -1)
 
 
-# φ(u) = Σₖ (-u)ᵏ / (k (k - 1)) from k = 2 on, highest power first.
-_SERIES = np.array([(-1) ** k / (k * (k - 1)) for k in range(14, 1, -1)] + [0, 0])
+def _phi_series(u: jax.Array) -> jax.Array:
+    """φ(u) = Σₖ (-u)ᵏ / (k (k - 1)), from k = 2 to 10: to 2e-10 for |u| < 0.1."""
+    total = jnp.zeros_like(u)
+    for k in range(10, 1, -1):
+        total = 1 / (k * (k - 1)) - u * total
+    return u**2 * total
 
 
 def deviations(probs: jax.Array) -> jax.Array:
@@ -77,12 +82,9 @@ def deviations(probs: jax.Array) -> jax.Array:
     from the other classes, and so are not lost in rounding.
     """
     others = sum_of_others(probs)[..., None]
-    complements = jnp.where(is_top(probs), others, 1 - probs)
+    complements = jnp.where(probs > 0.5, others, 1 - probs)
     is_large = probs.mean(axis=0, keepdims=True) > 0.5
-    return jnp.where(is_large, -_centred(complements), _centred(probs))
-
-
-def _centred(values: jax.Array) -> jax.Array:
-    """Returns values minus their mean over the first axis, 0 if all are equal."""
+    values = jnp.where(is_large, -complements, probs)
+    # Differences of members that agree are exactly 0, those from a mean may not be.
     differences = values - values[:1]
     return differences - pairwise_mean(differences)[None]
