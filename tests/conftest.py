@@ -7,6 +7,7 @@ import pathlib
 SETTINGS = {
     "JAX_NUMPY_RANK_PROMOTION": "raise",
     # Compiling takes most of the tests' time, and their programs run for milliseconds.
+    # Users run with optimisations: 0 compiles as they do, see .ci/run.
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     "JAX_COMPILATION_CACHE_DIR": str(
         pathlib.Path(__file__).parents[1] / ".cache" / "jax"
@@ -19,10 +20,11 @@ for name, value in SETTINGS.items():
 import jax  # noqa: E402 - it reads its settings now
 import pytest  # noqa: E402
 
-flags = "--xla_cpu_parallel_codegen_split_count=1"
-if jax.__version_info__ < (0, 11):  # Later ones have no other code generator.
-    flags += " --xla_cpu_use_fusion_emitters=false"
-os.environ["XLA_FLAGS"] = f"{flags} {os.environ.get('XLA_FLAGS', '')}"
+if jax.config.read("jax_disable_most_optimizations"):
+    flags = "--xla_cpu_parallel_codegen_split_count=1"
+    if jax.__version_info__ < (0, 11):  # Later ones have no other code generator.
+        flags += " --xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] = f"{flags} {os.environ.get('XLA_FLAGS', '')}"
 
 # Tracing makes many objects and few cycles.
 gc.set_threshold(100_000, 50, 100)

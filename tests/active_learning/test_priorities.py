@@ -79,7 +79,7 @@ def test_documented_values(name):
 
 
 @pytest.mark.strict
-def test_priorities_and_selection_are_those_of_the_original():
+def test_golden_priorities_and_selection():
     key = golden.keys(8)
     report = {name: _score(name, LOGITS, LABELS, key) for name in NAMES}
     ucb = active_learning.make_ucb_per_example(2.0, np.array([0.0, 1.0, 2.0, 3.0]))

@@ -28,9 +28,12 @@ def key(seed: int) -> jax.Array:
 def compiled(fn: Callable[..., Any]) -> Any:
     """Returns `fn` compiled without optimisation, for a few calls.
 
-    The same function gives the same compiled one.
+    The same function gives the same compiled one. Where the tests run with
+    optimisations, so does it.
     """
-    return jax.jit(fn, compiler_options={"xla_backend_optimization_level": 0})
+    unoptimised = jax.config.read("jax_disable_most_optimizations")
+    options = {"xla_backend_optimization_level": 0} if unoptimised else {}
+    return jax.jit(fn, compiler_options=options)
 
 
 def compiled_init(enn: base.EpistemicNetwork) -> networks.EnnArray:
