@@ -11,7 +11,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from enn import _checks, base
+from enn import _checks, _sharding, base
 from enn.networks.base import EnnArray, EnnNoState, Output
 from enn.networks.indexers import EnsembleIndexer, as_key
 from enn.networks.init_once import init_once
@@ -182,6 +182,7 @@ def combine_functions_linear_in_index(
     """
     fns = _non_empty(prior_fns)
 
+    @_sharding.allow_explicit_axes
     @jax.jit
     def combine(inputs: chex.Array, index: base.Index) -> chex.Array:
         values = jnp.stack([fn(inputs) for fn in fns], axis=-1)

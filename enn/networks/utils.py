@@ -9,7 +9,7 @@ import chex
 import haiku as hk
 import jax.numpy as jnp
 
-from enn import base
+from enn import _sharding, base
 from enn.networks.base import (
     ApplyArray,
     ApplyNoState,
@@ -169,6 +169,7 @@ def wrap_stochastic_fn_as_enn(
     """
     transformed = hk.transform_with_state(net_fn)
 
+    @_sharding.allow_explicit_axes
     def apply(
         params: hk.Params, state: hk.State, inputs: Any, index: base.Index
     ) -> tuple[Any, hk.State]:

@@ -1,4 +1,4 @@
-"""Calls metrics and priorities on rows sharded over an explicit axis of a mesh.
+"""Calls metrics, priorities and networks on rows sharded over an explicit axis.
 
 Run as a program with several devices, prints the names of calls that give other
 numbers than on one device, or fail, as a JSON dict with the reasons.
@@ -10,10 +10,13 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from enn import active_learning, metrics
+from enn import active_learning, metrics, networks
+from tests.networks.descriptors import DESCRIPTORS
 from tests.support.batches import LABELS, LOGITS, normal
 
 NUM_DEVICES = 4
+# Those that look rows up in a table, or multiply by what is not sharded.
+NETWORKS = ("bert_eval", "bert_shared_dropout", "index_mlp_gp_prior")
 SCORES = normal(24, seed=3)
 SAMPLES, TARGETS = normal(3, 24, 1, seed=4), normal(24, 1, seed=5)
 CLASSIFICATION = {
@@ -53,6 +56,22 @@ def _calls():
     probs = np.exp(LOGITS[0])
     yield "categorical", metrics.categorical_log_likelihood, (probs, LABELS)
 
+    for descriptor in DESCRIPTORS:
+        if descriptor.name in NETWORKS:
+            yield descriptor.name, *_forward(descriptor)
+
+
+def _forward(descriptor):
+    enn = descriptor.make()
+    inputs = jax.tree.map(lambda x: np.concatenate([x, x])[:4], descriptor.inputs)
+    index = enn.indexer(jax.random.key(0))
+    variables = enn.init(jax.random.key(1), inputs, index)
+
+    def apply(inputs):
+        return networks.parse_net_output(enn.apply(*variables, inputs, index)[0])
+
+    return jax.jit(apply), (inputs,)
+
 
 def _without_key(name):
     priority = active_learning.get_per_example_priority(name)
@@ -65,8 +84,7 @@ def failures():
     found = {}
     for name, fn, args in _calls():
         expected = jax.device_get(fn(*args))
-        specs = [PartitionSpec(*[None] * (x.ndim == 3), "data") for x in args]
-        rows = jax.device_put(args, tuple(NamedSharding(mesh, s) for s in specs))
+        rows = jax.tree.map(lambda x: jax.device_put(x, _by_row(mesh, x)), args)
         try:
             with jax.set_mesh(mesh):
                 value = jax.device_get(fn(*rows))
@@ -74,6 +92,12 @@ def failures():
         except Exception as error:
             found[name] = f"{type(error).__name__}: {error}"
     return found
+
+
+def _by_row(mesh, array):
+    # Logits and samples of regression have a leading axis of indices.
+    axes = [None] * (array.ndim == 3)
+    return NamedSharding(mesh, PartitionSpec(*axes, "data"))
 
 
 def _assert_close(value, expected):

@@ -4,9 +4,9 @@ import pathlib
 import subprocess
 import sys
 
-from tests.metrics import explicit_mesh
+from tests.support import explicit_mesh
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 def test_rows_on_explicit_axes_give_the_numbers_of_one_device():
