@@ -1,5 +1,6 @@
-"""Residual networks and epinets trained on CIFAR-100.
+"""Residual networks trained on CIFAR-100, and epinets on their last layers.
 
+Each entry is a function without arguments that returns the checkpoint.
 The epinets' prior functions are drawn from the random stream of the JAX of their time.
 """
 
@@ -7,8 +8,6 @@ import functools
 
 from enn.checkpoints.published import PublishedResNets
 from enn.datasets.cifar import Cifar100
-from enn.networks.checkpoints import EnnCheckpoint
-from enn.networks.epinet.checkpoint import EpinetCheckpoint
 from enn.networks.epinet.priors import make_cifar_conv_prior
 
 _PUBLISHED = PublishedResNets(
@@ -23,52 +22,17 @@ _PUBLISHED = PublishedResNets(
     ),
 )
 
+resnet_18 = functools.partial(_PUBLISHED.resnet, 18)
+resnet_32 = functools.partial(_PUBLISHED.resnet, 32)
+resnet_44 = functools.partial(_PUBLISHED.resnet, 44)
+resnet_56 = functools.partial(_PUBLISHED.resnet, 56)
+resnet_110 = functools.partial(_PUBLISHED.resnet, 110)
 
-def resnet_18() -> EnnCheckpoint:
-    """Returns a ResNet-18 trained on CIFAR-100."""
-    return _PUBLISHED.resnet(18)
-
-
-def resnet_32() -> EnnCheckpoint:
-    """Returns a ResNet-32 trained on CIFAR-100."""
-    return _PUBLISHED.resnet(32)
-
-
-def resnet_44() -> EnnCheckpoint:
-    """Returns a ResNet-44 trained on CIFAR-100."""
-    return _PUBLISHED.resnet(44)
-
-
-def resnet_56() -> EnnCheckpoint:
-    """Returns a ResNet-56 trained on CIFAR-100."""
-    return _PUBLISHED.resnet(56)
-
-
-def resnet_110() -> EnnCheckpoint:
-    """Returns a ResNet-110 trained on CIFAR-100."""
-    return _PUBLISHED.resnet(110)
-
-
-def resnet_18_final_epinet() -> EpinetCheckpoint:
-    """Returns an epinet on the last layer of `resnet_18`, under its published name."""
-    return _PUBLISHED.final_epinet(18, name="cifar100_final_epinet_resnet50")
-
-
-def resnet_32_final_epinet() -> EpinetCheckpoint:
-    """Returns an epinet on the last layer of `resnet_32`."""
-    return _PUBLISHED.final_epinet(32)
-
-
-def resnet_44_final_epinet() -> EpinetCheckpoint:
-    """Returns an epinet on the last layer of `resnet_44`."""
-    return _PUBLISHED.final_epinet(44)
-
-
-def resnet_56_final_epinet() -> EpinetCheckpoint:
-    """Returns an epinet on the last layer of `resnet_56`."""
-    return _PUBLISHED.final_epinet(56)
-
-
-def resnet_110_final_epinet() -> EpinetCheckpoint:
-    """Returns an epinet on the last layer of `resnet_110`."""
-    return _PUBLISHED.final_epinet(110)
+# This one was published under the name of a larger network.
+resnet_18_final_epinet = functools.partial(
+    _PUBLISHED.final_epinet, 18, name="cifar100_final_epinet_resnet50"
+)
+resnet_32_final_epinet = functools.partial(_PUBLISHED.final_epinet, 32)
+resnet_44_final_epinet = functools.partial(_PUBLISHED.final_epinet, 44)
+resnet_56_final_epinet = functools.partial(_PUBLISHED.final_epinet, 56)
+resnet_110_final_epinet = functools.partial(_PUBLISHED.final_epinet, 110)

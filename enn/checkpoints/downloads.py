@@ -1,7 +1,6 @@
 """Files from the web, kept in a cache that notices when one has changed."""
 
 import base64
-import functools
 import hashlib
 import io
 import ipaddress
@@ -11,7 +10,7 @@ import re
 import time
 import urllib.parse
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import tqdm
 
@@ -63,127 +62,133 @@ def read_url(
     _check_scheme(url)
     pooch = _extras.require("pooch", "checkpoints")
     name = pooch.utils.unique_file_name(url)
-    cache = pooch.create(path=pooch.os_cache("enn"), base_url="", env="ENN_CACHE")
-    record = cache.abspath / f"{name}.sha256"
+    folder = pathlib.Path(os.environ.get("ENN_CACHE") or pooch.os_cache("enn"))
+    folder.mkdir(parents=True, exist_ok=True)
+    file, record = folder / name, folder / f"{name}.sha256"
     source = "as asked for"
     if sha256 is None and record.exists():
         sha256, source = record.read_text(encoding="ascii").strip(), f"as in {record}"
-    check = functools.partial(check_sha256, url, sha256=sha256, source=source)
-    cache.registry[name], cache.urls[name] = sha256, url
-    download = _Download(max_bytes, check)
-    file = pathlib.Path(cache.fetch(name, downloader=download))
-    content = file.read_bytes()
-    check(content)
-    if sha256 is not None:
-        return read(content)
+    content = file.read_bytes() if file.exists() else None
+    digest = None if content is None else hashlib.sha256(content).hexdigest()
+    partial = folder / f"{name}.{os.getpid()}"
     try:
+        # A file that has changed in the cache is downloaded again.
+        if content is None or (sha256 is not None and digest != sha256.lower()):
+            _download(url, partial, max_bytes)
+            content = partial.read_bytes()
+            digest = check_sha256(url, content, sha256, source)
+            if sha256 is not None:
+                partial.replace(file)
         value = read(content)
-    except BaseException:
-        file.unlink()
-        raise
-    new_record = record.with_suffix(f".{os.getpid()}")
-    new_record.write_text(hashlib.sha256(content).hexdigest(), encoding="ascii")
-    new_record.replace(record)
-    return value
+        if sha256 is None:
+            if partial.exists():
+                partial.replace(file)
+            partial.write_text(str(digest), encoding="ascii")
+            partial.replace(record)
+        return value
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def check_sha256(
     name: str, content: bytes, sha256: str | None, source: str = "as asked for"
-) -> None:
-    """Raises ValueError unless `content` has the SHA-256, or that is None.
+) -> str:
+    """Returns the SHA-256 of `content`; raises ValueError unless it is the given one.
 
     Args:
       name: where the content is from, for the message.
       content: content of a file.
-      sha256: its hexadecimal SHA-256.
+      sha256: its hexadecimal SHA-256; None accepts any.
       source: who says so, for the message.
     """
     digest = hashlib.sha256(content).hexdigest()
     if sha256 is not None and digest != sha256.lower():
         raise ValueError(f"{name} has SHA-256 {digest}, and not {sha256} {source}.")
+    return digest
 
 
-class _Download:
-    """Downloads a file; pooch calls it for what its cache does not hold."""
+def _download(url: str, path: pathlib.Path, max_bytes: int) -> None:
+    """Downloads a file, again where a failure may pass."""
+    if os.environ.get("ENN_OFFLINE", "0") not in ("", "0"):
+        raise OSError(f"ENN_OFFLINE is set, and {path.parent} does not hold {url}.")
+    requests = _extras.require("requests", "checkpoints")
+    for wait in (*_WAITS, None):
+        try:
+            _attempt(url, path, max_bytes)
+            break
+        except requests.RequestException as error:
+            if wait is None or not _is_transient(requests, error):
+                raise OSError(f"{url} could not be downloaded: {error}") from error
+            time.sleep(wait)
 
-    def __init__(self, max_bytes: int, check: Callable[[bytes], None]):
+
+def _attempt(url: str, path: pathlib.Path, max_bytes: int) -> None:
+    requests = _extras.require("requests", "checkpoints")
+    pooch = _extras.require("pooch", "checkpoints")
+    name = url.rpartition("/")[2]
+    with (
+        open(path, "wb") as file,
+        tqdm.tqdm(desc=name, unit="B", unit_scale=True, disable=None) as bar,
+    ):
+        transfer = _Transfer(url, file, bar, max_bytes)
+        pooch.HTTPDownloader(
+            chunk_size=2**16,
+            timeout=_TIMEOUT,
+            headers={"Accept-Encoding": "identity"},
+            hooks={"response": transfer.check_response},
+            proxies=_proxies(url),
+        )(url, transfer, None)
+    if transfer.sent_md5 not in (None, transfer.md5.digest()):
+        raise requests.ConnectionError("it arrived damaged")
+
+
+class _Transfer:
+    """One attempt: the file that pooch writes to, which checks what arrives.
+
+    Attributes:
+      md5: of what was written.
+      sent_md5: what the server says it is; None if it says nothing.
+    """
+
+    def __init__(self, url: str, file: BinaryIO, bar: tqdm.tqdm, max_bytes: int):
+        self._url = url
+        self._file = file
+        self._bar = bar
         self._max_bytes = max_bytes
-        self._check = check
+        self.flush = file.flush
+        self.md5 = hashlib.md5(usedforsecurity=False)
+        self.sent_md5: bytes | None = None
 
-    def __call__(self, url: str, path: str, cache: Any) -> None:
-        if os.environ.get("ENN_OFFLINE", "0") not in ("", "0"):
-            raise OSError(f"ENN_OFFLINE is set, and {cache.path} does not hold {url}.")
+    def check_response(self, response: Any, **kwargs: Any) -> None:
+        """Raises an error for an answer that is not the file as it is stored."""
+        if response.is_redirect:
+            target = urllib.parse.urljoin(response.url, response.headers["location"])
+            _check_scheme(target, loopback=response.url.startswith("http:"))
+            # Otherwise its content would be read, to whatever length.
+            response.close()
+            response.raw = io.BytesIO()
+            return
         requests = _extras.require("requests", "checkpoints")
-        for wait in (*_WAITS, None):
-            try:
-                self._attempt(url, path)
-                break
-            except requests.RequestException as error:
-                if wait is None or not _is_transient(requests, error):
-                    raise OSError(f"{url} could not be downloaded: {error}") from error
-                time.sleep(wait)
-        self._check(pathlib.Path(path).read_bytes())
+        if response.status_code != 200:
+            reason = f"status {response.status_code} {response.reason}"
+            raise requests.HTTPError(reason, response=response)
+        for name, pattern in _HEADERS.items():
+            value = response.headers.get(name)
+            if value is not None and not re.fullmatch(pattern, value):
+                raise requests.exceptions.InvalidHeader(f"{name}: {value}")
+        self._bar.total = int(response.headers.get("content-length", 0))
+        self._check_size(self._bar.total)
+        self.sent_md5 = _stored_md5(response.headers)
 
-    def _attempt(self, url: str, path: str) -> None:
-        requests = _extras.require("requests", "checkpoints")
-        pooch = _extras.require("pooch", "checkpoints")
-        name = url.rpartition("/")[2]
-        md5 = None
-        with (
-            open(path, "wb") as file,
-            tqdm.tqdm(desc=name, unit="B", unit_scale=True, disable=None) as bar,
-        ):
+    def write(self, chunk: bytes) -> None:
+        self._check_size(self._file.tell() + len(chunk))
+        self._file.write(chunk)
+        self.md5.update(chunk)
+        self._bar.update(len(chunk))
 
-            def check_response(response: Any, **kwargs: Any) -> None:
-                nonlocal md5
-                if response.is_redirect:
-                    target = urllib.parse.urljoin(
-                        response.url, response.headers["location"]
-                    )
-                    _check_scheme(target, loopback=response.url.startswith("http:"))
-                    # Else its content would be read, to whatever length.
-                    response.close()
-                    response.raw = io.BytesIO()
-                    return
-                if response.status_code != 200:
-                    reason = f"status {response.status_code} {response.reason}"
-                    raise requests.HTTPError(reason, response=response)
-                for name, pattern in _HEADERS.items():
-                    value = response.headers.get(name)
-                    if value is not None and not re.fullmatch(pattern, value):
-                        raise requests.exceptions.InvalidHeader(f"{name}: {value}")
-                bar.total = int(response.headers.get("content-length", 0))
-                check_size(bar.total)
-                md5 = _stored_md5(response.headers)
-
-            def check_size(num_bytes: int) -> None:
-                if num_bytes > self._max_bytes:
-                    raise ValueError(f"{url} has more than {self._max_bytes} bytes.")
-
-            def write(chunk: bytes) -> None:
-                check_size(file.tell() + len(chunk))
-                file.write(chunk)
-                bar.update(len(chunk))
-
-            pooch.HTTPDownloader(
-                chunk_size=2**16,
-                timeout=_TIMEOUT,
-                headers={"Accept-Encoding": "identity"},
-                hooks={"response": check_response},
-                proxies=_proxies(url),
-            )(url, _Writer(write, file.flush), None)
-        if md5 not in (None, _md5(path)):
-            raise requests.ConnectionError("it arrived damaged")
-
-
-def _md5(path: str) -> bytes:
-    content = pathlib.Path(path).read_bytes()
-    return hashlib.md5(content, usedforsecurity=False).digest()
-
-
-class _Writer(NamedTuple):
-    write: Callable[[bytes], None]
-    flush: Callable[[], None]
+    def _check_size(self, num_bytes: int) -> None:
+        if num_bytes > self._max_bytes:
+            raise ValueError(f"{self._url} has more than {self._max_bytes} bytes.")
 
 
 def _check_scheme(url: str, loopback: bool = True) -> None:

@@ -1,5 +1,6 @@
-"""Residual networks and epinets trained on ImageNet.
+"""Residual networks trained on ImageNet, and epinets on their last layers.
 
+Each entry is a function without arguments that returns the checkpoint.
 The epinets' prior functions are drawn from the random stream of the JAX of their time.
 """
 
@@ -7,8 +8,6 @@ import functools
 
 from enn.checkpoints.published import PublishedResNets
 from enn.datasets.imagenet import Imagenet
-from enn.networks.checkpoints import EnnCheckpoint
-from enn.networks.epinet.checkpoint import EpinetCheckpoint
 from enn.networks.epinet.priors import make_imagenet_conv_prior
 
 _PUBLISHED = PublishedResNets(
@@ -25,42 +24,12 @@ _PUBLISHED = PublishedResNets(
     epinet_temperature=0.7,
 )
 
+resnet_50 = functools.partial(_PUBLISHED.resnet, 50)
+resnet_101 = functools.partial(_PUBLISHED.resnet, 101)
+resnet_152 = functools.partial(_PUBLISHED.resnet, 152)
+resnet_200 = functools.partial(_PUBLISHED.resnet, 200)
 
-def resnet_50() -> EnnCheckpoint:
-    """Returns a ResNet-50 trained on ImageNet."""
-    return _PUBLISHED.resnet(50)
-
-
-def resnet_101() -> EnnCheckpoint:
-    """Returns a ResNet-101 trained on ImageNet."""
-    return _PUBLISHED.resnet(101)
-
-
-def resnet_152() -> EnnCheckpoint:
-    """Returns a ResNet-152 trained on ImageNet."""
-    return _PUBLISHED.resnet(152)
-
-
-def resnet_200() -> EnnCheckpoint:
-    """Returns a ResNet-200 trained on ImageNet."""
-    return _PUBLISHED.resnet(200)
-
-
-def resnet_50_final_epinet() -> EpinetCheckpoint:
-    """Returns an epinet on the last layer of `resnet_50`."""
-    return _PUBLISHED.final_epinet(50)
-
-
-def resnet_101_final_epinet() -> EpinetCheckpoint:
-    """Returns an epinet on the last layer of `resnet_101`."""
-    return _PUBLISHED.final_epinet(101)
-
-
-def resnet_152_final_epinet() -> EpinetCheckpoint:
-    """Returns an epinet on the last layer of `resnet_152`."""
-    return _PUBLISHED.final_epinet(152)
-
-
-def resnet_200_final_epinet() -> EpinetCheckpoint:
-    """Returns an epinet on the last layer of `resnet_200`."""
-    return _PUBLISHED.final_epinet(200)
+resnet_50_final_epinet = functools.partial(_PUBLISHED.final_epinet, 50)
+resnet_101_final_epinet = functools.partial(_PUBLISHED.final_epinet, 101)
+resnet_152_final_epinet = functools.partial(_PUBLISHED.final_epinet, 152)
+resnet_200_final_epinet = functools.partial(_PUBLISHED.final_epinet, 200)

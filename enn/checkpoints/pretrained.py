@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from enn import _extras
-from enn.checkpoints.tree_check import check_shapes
+from enn.checkpoints.utils import check_shapes
 
 _VERSION = 1
 _TYPES = {
@@ -42,9 +42,9 @@ def save_pretrained(
 
     Raises:
       ImportError: without safetensors, which the extra `checkpoints` installs.
-      ValueError: naming the place, for a leaf that is no array of numbers, or of a
-        type that safetensors lacks, a name that is no string, or a container that is
-        no mapping.
+      ValueError: naming the place, for a leaf that is not an array of numbers, or of a
+        type that safetensors lacks, a name that is not a string, or a container that
+        is not a mapping.
     """
     safetensors = _extras.require("safetensors.numpy", "checkpoints")
     arrays: dict[str, np.ndarray] = {}
@@ -134,7 +134,7 @@ def _read_layout(file: pathlib.Path) -> tuple[str, Any]:
             tree = {name: dict(layout["tree"][name]) for name in ("params", "state")}
             return layout["sha256"], tree
     except (LookupError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"{file} is no description of parameters: {error}.") from error
+        raise ValueError(f"{file} does not describe parameters: {error}.") from error
     raise ValueError(f"{file} has version {version!r}: only {_VERSION} is known.")
 
 

@@ -12,8 +12,7 @@ import haiku as hk
 import jax
 import numpy as np
 
-from enn.checkpoints.files import init_from_file
-from enn.checkpoints.tree_check import check_shapes
+from enn.checkpoints.utils import check_shapes, init_from_file
 from enn.datasets.base import Dataset
 from enn.networks.checkpoints import EnnCheckpoint
 from enn.networks.epinet.checkpoint import EpinetCheckpoint

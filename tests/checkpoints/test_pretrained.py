@@ -128,7 +128,7 @@ def test_damage_is_noticed(folder: pathlib.Path, tmp_path: pathlib.Path) -> None
         '{"version": 1, "sha256": "", "tree": {"params": ["a"], "state": {}}}',
     ):
         (folder / "model.json").write_text(layout)
-        with pytest.raises(ValueError, match=r"model\.json is no description"):
+        with pytest.raises(ValueError, match=r"model\.json does not describe"):
             load_pretrained(folder)
     with pytest.raises(FileNotFoundError, match=r"model\.json"):
         load_pretrained(tmp_path / "nowhere")

@@ -9,7 +9,7 @@ import pytest
 import scipy.special
 
 from enn.checkpoints import utils
-from enn.checkpoints.samplers import EnnSampler, average_logits
+from enn.checkpoints.utils import EnnSampler, average_logits
 from enn.networks.base import OutputWithPrior
 from enn.networks.checkpoints import EnnCheckpoint
 from enn.networks.ensembles import EnsembleWithState

@@ -11,8 +11,8 @@ import pytest
 from haiku._src.data_structures import FlatMapping
 
 from enn.checkpoints import utils
-from enn.checkpoints.files import init_from_file, load_from_file, read_arrays
 from enn.checkpoints.unpickling import UnsafePickleError
+from enn.checkpoints.utils import init_from_file, load_from_file, read_arrays
 from tests.checkpoints import hostile
 from tests.checkpoints.server import Server, content, sha256, status
 
@@ -68,12 +68,16 @@ def test_a_pinned_hash_holds_wherever_the_file_is(
         _assert_loaded(*init_from_file("resnet", folder, sha256=sha256(FILE)))
 
 
-def test_public_names_and_the_published_address() -> None:
+def test_public_names_and_the_published_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert utils.load_from_file is load_from_file
     assert utils.init_from_file is init_from_file
-    load = load_from_file("resnet18_cifar10")
-    expected = "https://storage.googleapis.com/dm-enn/resnet18_cifar10.npzs"
-    assert load.args[0] == expected
+    asked: list[str] = []
+    monkeypatch.setattr(utils, "read_arrays", lambda url, *_: asked.append(url))
+    with pytest.raises(ValueError, match="has no dict"):
+        load_from_file("resnet18_cifar10")()
+    assert asked == ["https://storage.googleapis.com/dm-enn/resnet18_cifar10.npzs"]
 
 
 def test_hostile_files_from_a_server_are_refused_and_not_kept(
