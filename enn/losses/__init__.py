@@ -29,6 +29,7 @@ from enn.losses.prior_losses import (
 from enn.losses.single_index import (
     AccuracyErrorLoss,
     ElboLoss,
+    GaussianNLLLoss,
     L2Loss,
     L2LossWithBootstrap,
     VaeLoss,
@@ -75,6 +76,7 @@ __all__ = [
     "CombineLossConfig",
     "CombineLossConfigNoState",
     "ElboLoss",
+    "GaussianNLLLoss",
     "L2Loss",
     "L2LossWithBootstrap",
     "LogLikelihoodFn",

@@ -65,7 +65,8 @@ class Cat2HotRegression:
     For networks that return a `CatOutputWithPrior`: logits `train`,
     `[batch, 1, num_bins]`, on the values `extra["atoms"]`, `[num_bins]`, plus a prior
     `[batch, 1]`. The logits are fitted to `y - prior`.
-    `batch.y` is `[batch, 1]`, and so is `batch.weights`, where None means ones.
+    `batch.y` is `[batch, 1]` or `[batch]`, and `batch.weights` `[batch, 1]`, or None
+    for ones.
 
     Raises:
       ValueError: from the loss, for another kind of output or other shapes.
@@ -79,15 +80,15 @@ class Cat2HotRegression:
         batch: ArrayBatch,
         index: base.Index,
     ) -> base.LossOutput:
-        _checks.shape("batch.y", batch.y, (None, 1), "[batch, 1]")
+        targets = at_least_float32(_checks.as_column("batch.y", batch.y))
         out, state = apply(params, state, batch.x, index)
         atoms = extra_output(out, "atoms")
         logits, prior = jnp.asarray(out.train), jnp.asarray(out.prior)
-        shape = [len(batch.y), 1, len(atoms)]
+        shape = [len(targets), 1, len(atoms)]
         _checks.shape("train", logits, tuple(shape), f"[batch, 1, num_bins] = {shape}")
         _checks.shape("prior", prior, tuple(shape[:2]), f"[batch, 1] = {shape[:2]}")
         prior = at_least_float32(jax.lax.stop_gradient(prior))
-        targets = (at_least_float32(batch.y) - prior)[:, 0]
+        targets = (targets - prior)[:, 0]
         probabilities = jax.vmap(transform_to_2hot, (0, None))(targets, atoms)
         row_losses = soft_cross_entropy(logits[:, 0], probabilities)
         return weighted_mean(row_losses[:, None], batch), (state, {})

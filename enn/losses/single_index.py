@@ -7,6 +7,7 @@ loss for training. Wrong shapes raise ValueError.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,7 @@ from enn.networks.utils import parse_net_output
 __all__ = [
     "AccuracyErrorLoss",
     "ElboLoss",
+    "GaussianNLLLoss",
     "L2Loss",
     "L2LossWithBootstrap",
     "LatentKlFn",
@@ -39,6 +41,7 @@ __all__ = [
     "XentLoss",
     "label_cross_entropy",
     "log_softmax",
+    "regression_errors",
     "soft_cross_entropy",
     "weighted_mean",
     "wrap_single_loss_as_single_loss_no_state",
@@ -57,10 +60,10 @@ LatentKlFn = Callable[[OutputWithPrior], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class L2Loss:
-    """Weighted squared error of a network with one output, Σᵦ wᵦ (f(xᵦ) - yᵦ)² / B.
+    """Weighted squared error, Σᵦ wᵦ ‖f(xᵦ) - yᵦ‖² / B, summed over outputs.
 
-    The network output and `batch.y` are `[batch, 1]`, and so is `batch.weights`, where
-    None means ones.
+    The network output and `batch.y` are `[batch, num_outputs]`; for one output,
+    `batch.y` may be `[batch]`. `batch.weights` is `[batch, 1]`, or None for ones.
     """
 
     def __call__(
@@ -71,13 +74,10 @@ class L2Loss:
         batch: ArrayBatch,
         index: base.Index,
     ) -> base.LossOutput:
-        _checks.shape("batch.y", batch.y, (None, 1), "[batch, 1]")
         out, state = apply(params, state, batch.x, index)
-        preds = parse_net_output(out)
-        shape = np.shape(batch.y)
-        _checks.shape("network output", preds, shape, f"[batch, 1] = {list(shape)}")
-        errors = at_least_float32(preds) - at_least_float32(batch.y)
-        return weighted_mean(jnp.square(errors), batch), (state, {})
+        squares = jnp.square(regression_errors(parse_net_output(out), batch.y))
+        row_losses = jnp.sum(squares, axis=1, keepdims=True)
+        return weighted_mean(row_losses, batch), (state, {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +105,71 @@ class L2LossWithBootstrap:
         weights = self.bootstrap_fn(batch.data_index, index)
         batch = dataclasses.replace(batch, weights=weights)
         return L2Loss()(apply, params, state, batch, index)
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianNLLLoss:
+    """Weighted negative log-likelihood of a Gaussian whose scale depends on x, in nats.
+
+    Σᵦ wᵦ Σₖ [½ ((yᵦₖ - μₖ(xᵦ)) / σₖ(xᵦ))² + log σₖ(xᵦ) + ½ log 2π] / B (Nix & Weigend,
+    1994, https://doi.org/10.1109/ICNN.1994.374138; in ensembles: Lakshminarayanan et
+    al., 2017, https://arxiv.org/abs/1612.01474, equation 1).
+
+    The network output is `[batch, 2 * num_outputs]`: means, and then as many numbers s
+    with σ = `min_scale` + softplus(s). `enn.networks.add_learned_scale` adds a scale
+    that is learned but does not depend on x; `enn.networks.scale_prior(enn, [1, 0])`
+    leaves a prior on the means alone. `batch.y` and weights are as in `L2Loss`.
+    The method `parse` is also the `parse` of the mixture metrics of `enn.metrics`.
+
+    Attributes:
+      min_scale: smallest standard deviation, in units of the target. Without one, a
+        network that fits a few rows exactly gains without bound.
+
+    Raises:
+      ValueError: unless `min_scale` is > 0; from the loss, for wrong shapes.
+
+    >>> mean, scale = GaussianNLLLoss(min_scale=0.1).parse(np.array([[3.0, 0.0]]))
+    >>> float(mean[0, 0]), round(float(scale[0, 0]), 4)  # 0.1 + log 2
+    (3.0, 0.7931)
+    """
+
+    min_scale: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if not self.min_scale > 0:
+            raise ValueError(f"min_scale must be > 0, got {self.min_scale}.")
+
+    def parse(self, outputs: chex.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns means and standard deviations, both `[..., num_outputs]`.
+
+        Args:
+          outputs: `[..., 2 * num_outputs]`.
+        """
+        shape = list(np.shape(outputs))
+        if not shape or shape[-1] % 2:
+            raise ValueError(
+                "network output must have an even last axis, means and then as many "
+                f"scales, got shape {shape}."
+            )
+        mean, raw_scale = jnp.split(at_least_float32(outputs), 2, axis=-1)
+        return mean, self.min_scale + jax.nn.softplus(raw_scale)
+
+    def __call__(
+        self,
+        apply: ApplyArray,
+        params: hk.Params,
+        state: hk.State,
+        batch: ArrayBatch,
+        index: base.Index,
+    ) -> base.LossOutput:
+        out, state = apply(params, state, batch.x, index)
+        mean, scale = self.parse(parse_net_output(out))
+        normalised = regression_errors(mean, batch.y) / scale
+        nll = (
+            0.5 * jnp.square(normalised) + jnp.log(scale) + 0.5 * math.log(2 * math.pi)
+        )
+        loss = weighted_mean(jnp.sum(nll, axis=1, keepdims=True), batch)
+        return loss, (state, {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,6 +350,25 @@ class VaeLoss:
         out, state = apply(params, state, batch.x, index)
         loss = self.latent_kl_fn(out) - self.log_likelihood_fn(out, batch)
         return loss, (state, {})
+
+
+def regression_errors(preds: chex.Array, targets: chex.Array) -> jax.Array:
+    """Returns predictions minus targets, in at least float32.
+
+    Args:
+      preds: `[batch, num_outputs]`.
+      targets: of the same shape; for one output, `[batch]` will do.
+
+    Raises:
+      ValueError: for other shapes.
+    """
+    _checks.shape("network output", preds, (None, None), "[batch, num_outputs]")
+    shape = np.shape(preds)
+    if shape[1] == 1:
+        targets = _checks.as_column("batch.y", targets)
+    axes = f"[batch, num_outputs] = {list(shape)}"
+    _checks.shape("batch.y", targets, shape, axes)
+    return at_least_float32(preds) - at_least_float32(targets)
 
 
 def label_cross_entropy(

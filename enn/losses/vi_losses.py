@@ -21,6 +21,7 @@ from enn.losses.single_index import (
     LogLikelihoodFn,
     ModelPriorKlFn,
     label_cross_entropy,
+    regression_errors,
 )
 from enn.metrics.base import at_least_float32
 from enn.networks.base import Output, extra_output
@@ -31,7 +32,7 @@ def get_awgn_loglike_fn(sigma_w: float) -> LogLikelihoodFn:
     """Returns -½ mean((f(x) - y)²) / sigma_w², for additive white Gaussian noise.
 
     The mean log-likelihood of a row, without terms that do not depend on the network.
-    Output and `batch.y` are `[batch, 1]`.
+    Output and `batch.y` are `[batch, 1]`; `batch.y` may be `[batch]`.
 
     Args:
       sigma_w: standard deviation of the noise.
@@ -39,10 +40,9 @@ def get_awgn_loglike_fn(sigma_w: float) -> LogLikelihoodFn:
     _positive(sigma_w=sigma_w)
 
     def log_likelihood_fn(out: Output, batch: ArrayBatch) -> jax.Array:
-        _checks.shape("batch.y", batch.y, (None, 1), "[batch, 1]")
-        preds, shape = parse_net_output(out), np.shape(batch.y)
-        _checks.shape("network output", preds, shape, f"[batch, 1] = {list(shape)}")
-        errors = (at_least_float32(preds) - at_least_float32(batch.y)) / sigma_w
+        preds = parse_net_output(out)
+        _checks.shape("network output", preds, (None, 1), "[batch, 1]")
+        errors = regression_errors(preds, batch.y) / sigma_w
         return -0.5 * jnp.mean(jnp.square(errors))
 
     return log_likelihood_fn

@@ -82,12 +82,14 @@ from enn.networks.resnet.lib import (
 )
 from enn.networks.resnet.priors import ResnetCnnPrior, ResnetMlpPrior
 from enn.networks.utils import (
+    add_learned_scale,
     epistemic_network_from_module,
     make_centered_enn,
     make_centered_enn_no_state,
     parse_net_output,
     parse_to_output_with_prior,
     scale_enn_output,
+    scale_prior,
     wrap_apply_no_state_as_apply,
     wrap_enn_as_enn_no_state,
     wrap_enn_no_state_as_enn,
@@ -153,6 +155,7 @@ __all__ = [
     "ResnetCnnPrior",
     "ResnetMlpPrior",
     "ScaledGaussianIndexer",
+    "add_learned_scale",
     "combine_functions_choice_via_index",
     "combine_functions_linear_in_index",
     "combine_naive_enn",
@@ -182,6 +185,7 @@ __all__ = [
     "predict_at_indices",
     "resnet_model",
     "scale_enn_output",
+    "scale_prior",
     "trainable_mask",
     "wrap_apply_no_state_as_apply",
     "wrap_enn_as_enn_no_state",

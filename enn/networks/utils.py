@@ -2,14 +2,15 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import chex
 import haiku as hk
 import jax.numpy as jnp
 
-from enn import _sharding, base
+from enn import _checks, _sharding, base
 from enn.networks.base import (
     ApplyArray,
     ApplyNoState,
@@ -59,6 +60,89 @@ def _scale(out: Output, scale: float) -> Any:
     if not isinstance(out, OutputWithPrior):
         return out * scale
     return OutputWithPrior(out.train * scale, out.prior * scale, out.extra)
+
+
+def scale_prior(enn: EnnArray, scale: chex.Array | Sequence[float]) -> EnnArray:
+    """Returns `enn` with its prior multiplied by `scale`, its training part as it is.
+
+    `scale_prior(enn, [1, 0])` leaves the second of two outputs, such as the scale of a
+    likelihood, without a prior function.
+
+    Args:
+      enn: a network that returns an `OutputWithPrior`.
+      scale: one factor for all outputs or one for each, `[num_outputs]`.
+
+    Raises:
+      ValueError: by `apply`, for an output without prior or of another size.
+    """
+
+    def scaled_apply(
+        params: hk.Params, state: hk.State, inputs: chex.Array, index: base.Index
+    ) -> tuple[Output, hk.State]:
+        out, state = enn.apply(params, state, inputs, index)
+        if not isinstance(out, OutputWithPrior):
+            raise ValueError(
+                "scale_prior needs a network that returns an OutputWithPrior, "
+                f"got a {type(out).__name__}."
+            )
+        factors = jnp.asarray(scale)
+        if factors.ndim and factors.shape != out.prior.shape[-1:]:
+            raise ValueError(
+                f"scale must be a number or have shape {list(out.prior.shape[-1:])} of "
+                f"the outputs, got {list(factors.shape)}."
+            )
+        factors = jnp.broadcast_to(factors, out.prior.shape)
+        return out._replace(prior=out.prior * factors), state
+
+    return EnnArray(scaled_apply, enn.init, enn.indexer)
+
+
+def add_learned_scale(
+    enn: EnnArray, num_outputs: int = 1, init_scale: float = 1.0
+) -> EnnArray:
+    """Returns `enn` with outputs that do not depend on x: scales for a likelihood.
+
+    Outputs `[batch, num_outputs]` become `[batch, 2 * num_outputs]`, as
+    `enn.losses.GaussianNLLLoss` reads them: the second half are the parameters
+    `learned_scale: {raw}`, `[num_outputs]`, with scale = softplus(raw), the same for
+    all inputs and indices, without a prior.
+
+    Args:
+      enn: network of the means.
+      num_outputs: its number of outputs.
+      init_scale: scale at the start, in units of the target, > 0.
+
+    Raises:
+      ValueError: unless `init_scale` is > 0; by `apply`, for another number of
+        outputs.
+    """
+    if not init_scale > 0:
+        raise ValueError(f"init_scale must be > 0, got {init_scale}.")
+    raw = init_scale + math.log(-math.expm1(-init_scale))  # The inverse of softplus.
+
+    def init(
+        rng_key: chex.PRNGKey, inputs: chex.Array, index: base.Index
+    ) -> tuple[hk.Params, hk.State]:
+        params, state = enn.init(rng_key, inputs, index)
+        scale = {"learned_scale": {"raw": jnp.full([num_outputs], raw)}}
+        return merge_modules(params, scale), state
+
+    def apply(
+        params: hk.Params, state: hk.State, inputs: chex.Array, index: base.Index
+    ) -> tuple[Output, hk.State]:
+        others = {name: p for name, p in params.items() if name != "learned_scale"}
+        out, state = enn.apply(others, state, inputs, index)
+        train, prior, extra = parse_to_output_with_prior(out)
+        shape = (jnp.shape(train)[0], num_outputs)
+        _checks.shape(
+            "network output", train, shape, f"[batch, num_outputs] = {list(shape)}"
+        )
+        scale = jnp.broadcast_to(params["learned_scale"]["raw"], shape)
+        train = jnp.concatenate([train, scale.astype(train.dtype)], axis=1)
+        prior = jnp.concatenate([prior, jnp.zeros_like(prior)], axis=1)
+        return OutputWithPrior(train, prior, extra), state
+
+    return EnnArray(apply, init, enn.indexer)
 
 
 def epistemic_network_from_module(

@@ -81,6 +81,51 @@ def draw_functions(
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def draw_uncertainties(
+    axes: "Axes",
+    x: np.ndarray,
+    means: np.ndarray,
+    stds: np.ndarray,
+    data_x: np.ndarray | None = None,
+    data_y: np.ndarray | None = None,
+) -> None:
+    """Draws a predictive mixture of Gaussians, its two kinds of uncertainty apart.
+
+    By the law of total variance: epistemic is the variance of the means over indices,
+    which more data would lower; aleatoric is the mean of the variances, the noise.
+
+    Args:
+      axes: where to draw.
+      x: inputs in ascending order, `[num_points]`.
+      means: mean at each index, `[num_sample, num_points]` or with a last axis of 1.
+      stds: standard deviation of the noise at each index, of the same shape.
+      data_x: inputs of the data, one number each.
+      data_y: targets of the data, one number each.
+    """
+    shape = (-1, len(x))
+    means, stds = (np.reshape(values, shape) for values in (means, stds))
+    mean, epistemic = means.mean(axis=0), means.std(axis=0)
+    total = np.sqrt(epistemic**2 + np.mean(stds**2, axis=0))
+    for std, color, label in (
+        (total, "tab:orange", "± 2 std with noise (aleatoric)"),
+        (epistemic, "tab:blue", "± 2 std of the mean (epistemic)"),
+    ):
+        low, high = mean - 2 * std, mean + 2 * std
+        axes.fill_between(
+            x, low, high, color=color, alpha=0.3, linewidth=0, label=label
+        )
+    axes.plot(x, mean, color="navy", linewidth=2, label="mean")
+    if data_x is not None and data_y is not None:
+        axes.plot(
+            np.ravel(data_x), np.ravel(data_y), ".", color="black", markersize=3,
+            label="data",
+        )  # fmt: skip
+    axes.margins(x=0)
+    axes.set(xlabel="x", ylabel="y")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def draw_probabilities(
     axes: "Axes",
     x1: np.ndarray,

@@ -118,7 +118,7 @@ def test_prior_gets_no_gradient():
     [
         (jnp.ones([2, 1]), np.ones([2, 1]), "must return an OutputWithPrior.*'atoms'"),
         (networks.OutputWithPrior(jnp.ones([2, 1])), np.ones([2, 1]), "'atoms'"),
-        (_output([[0.0], [0.0]]), np.ones(2), r"batch.y must .* \[batch, 1\], got"),
+        (_output([[0.0], [0.0]]), np.ones([2, 2]), r"batch.y .* \[batch, 1\], got"),
         (_output([[0.0], [0.0]]), np.ones([3, 1]), r"train must .* = \[3, 1, 3\]"),
         (_output([0.0]), np.ones([2, 1]), r"prior must .* = \[2, 1\], got \[1\]"),
     ],

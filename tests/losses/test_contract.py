@@ -15,6 +15,7 @@ ATOMS = np.linspace(-1, 1, NUM_OUTPUTS, dtype=np.float32)
 LOSSES = [
     ("l2", losses.L2Loss(), 1, False),
     ("l2 bootstrap", losses.L2LossWithBootstrap(), 1, False),
+    ("gaussian nll", losses.GaussianNLLLoss(), 2, False),
     ("xent", losses.XentLoss(NUM_OUTPUTS), NUM_OUTPUTS, True),
     (
         "custom labels",

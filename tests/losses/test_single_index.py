@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 import scipy.special
+import scipy.stats
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -55,17 +56,19 @@ def test_l2_needs_no_data_index_and_counts_the_prior():
 @pytest.mark.parametrize(
     ("out", "y", "weights", "name"),
     [
-        (OUT, Y[:, 0], None, "batch.y"),
+        (np.ones([3, 2]), Y[:, 0], None, "batch.y"),
         (OUT[:, 0], Y, None, "network output"),
-        (np.ones([3, 2]), Y, None, "network output"),
-        (OUT[:1], Y, None, "network output"),
+        (np.ones([3, 2]), Y, None, "batch.y"),
+        (OUT[:1], Y, None, "batch.y"),
         (OUT, Y, np.ones(3), "batch.weights"),
         (OUT, Y, np.ones([1, 1]), "batch.weights"),
     ],
 )
 def test_l2_rejects_shapes_that_would_broadcast(out, y, weights, name):
     batch = cases.batch_of(y, weights=weights)
-    with pytest.raises(ValueError, match=rf"{name} must have shape \[batch, 1\]"):
+    with pytest.raises(
+        ValueError, match=rf"{name} must have shape \[batch, (1|num_outputs)\]"
+    ):
         cases.single_value(losses.L2Loss(), out, batch)
 
 
@@ -383,3 +386,58 @@ def test_half_precision_errors_are_squared_and_added_in_float32():
     # 300² is infinite in float16.
     out, y = jnp.full([3000, 1], 300, jnp.float16), np.zeros([3000, 1], np.float16)
     assert cases.single_value(losses.L2Loss(), out, cases.batch_of(y)) == 9e4
+
+
+def _nll(outputs, y, weights=None, min_scale=0.1):
+    loss_fn = losses.GaussianNLLLoss(min_scale)
+    batch = cases.batch_of(np.zeros(len(y)), weights=weights).replace(y=y)
+    return cases.single_value(loss_fn, outputs, batch)
+
+
+@pytest.mark.strict
+def test_gaussian_likelihood_equals_scipy_for_several_outputs():
+    rng = np.random.default_rng(0)
+    outputs, y = rng.normal(size=(5, 4)), rng.normal(size=(5, 2))
+    weights = np.arange(5.0)[:, None]
+    scale = 0.1 + np.logaddexp(0, outputs[:, 2:])
+    rows = -scipy.stats.norm.logpdf(y, outputs[:, :2], scale).sum(axis=1)
+    got = jax.jit(_nll)(outputs, y, weights)
+    np.testing.assert_allclose(got, np.mean(weights[:, 0] * rows), rtol=1e-5)
+    l2 = cases.single_value(losses.L2Loss(), outputs[:, :2], cases.batch_of(y))
+    np.testing.assert_allclose(l2, ((outputs[:, :2] - y) ** 2).sum() / 5, rtol=1e-5)
+
+
+def test_gaussian_likelihood_of_an_exact_fit_is_bounded_by_the_floor():
+    value, grad = jax.value_and_grad(_nll)(jnp.array([[2.0, -1e4]]), np.array([[2.0]]))
+    np.testing.assert_allclose(value, np.log(0.1) + 0.5 * np.log(2 * np.pi), rtol=1e-5)
+    assert np.isfinite(grad).all()
+
+
+def test_gaussian_likelihood_checks_its_floor_and_shapes():
+    with pytest.raises(ValueError, match=r"min_scale must be > 0, got 0"):
+        losses.GaussianNLLLoss(0)
+    with pytest.raises(ValueError, match=r"even last axis.*got shape \[3, 1\]"):
+        _nll(OUT, Y)
+    with pytest.raises(ValueError, match=r"num_outputs\] = \[3, 2\], got \[3, 1\]"):
+        _nll(np.ones([3, 4]), Y)
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "out"),
+    [
+        (losses.L2Loss(), OUT),
+        (losses.GaussianNLLLoss(), np.hstack([OUT, OUT])),
+        (
+            losses.ElboLoss(losses.get_awgn_loglike_fn(0.5), lambda *_: jnp.float32(0)),
+            OUT,
+        ),
+        (
+            losses.Cat2HotRegression(),
+            networks.OutputWithPrior(LOGITS[:, None], OUT, {"atoms": np.arange(3.0)}),
+        ),
+    ],
+    ids=["l2", "nll", "awgn", "2-hot"],
+)
+def test_targets_may_come_without_their_second_axis(loss_fn, out):
+    wanted = cases.single_value(loss_fn, out, cases.batch_of(Y))
+    assert cases.single_value(loss_fn, out, cases.batch_of(Y[:, 0])) == wanted

@@ -98,3 +98,35 @@ def test_scaled_outputs_of_other_types_become_plain_as_documented():
     out = _apply(scale_enn_output(_network(Expected(TRAIN, TRAIN)), 2.0))[0]
     assert type(out) is OutputWithPrior
     np.testing.assert_array_equal(out.preds, 4 * TRAIN)
+
+
+def _two_outputs():
+    def apply(params, state, inputs, index):
+        train = inputs * params["net"]["w"]
+        return OutputWithPrior(train, 2 * jnp.ones_like(train)), state
+
+    def init(key, inputs, index):
+        return {"net": {"w": jnp.float32(3)}}, {}
+
+    return EnnArray(apply, init, networks.EnsembleIndexer(2))
+
+
+def test_a_prior_is_scaled_output_by_output():
+    x, params = np.ones([4, 2], np.float32), {"net": {"w": np.float32(3)}}
+    out, _ = networks.scale_prior(_two_outputs(), [0.5, 0]).apply(params, {}, x, 0)
+    np.testing.assert_array_equal(out.train, np.full([4, 2], 3.0))
+    np.testing.assert_array_equal(out.prior, [[1.0, 0.0]] * 4)
+    with pytest.raises(ValueError, match=r"have shape \[2\] of the outputs, got \[3\]"):
+        networks.scale_prior(_two_outputs(), [1, 0, 0]).apply(params, {}, x, 0)
+
+
+def test_a_learned_scale_is_one_number_for_all_inputs_and_trains():
+    enn = networks.add_learned_scale(_two_outputs(), 2, init_scale=0.3)
+    x = np.ones([4, 2], np.float32)
+    params, state = enn.init(golden.keys(0), x, 0)
+    out, _ = enn.apply(params, state, x, 0)
+    np.testing.assert_allclose(jax.nn.softplus(out.preds[:, 2:]), 0.3, rtol=1e-6)
+    np.testing.assert_array_equal(out.preds[:, :2], np.full([4, 2], 5.0))
+    grad = jax.grad(lambda p: enn.apply(p, state, x, 0)[0].preds[:, 3].sum())(params)
+    np.testing.assert_array_equal(grad["learned_scale"]["raw"], [0, 4])
+    assert grad["net"]["w"] == 0

@@ -75,3 +75,13 @@ def test_without_matplotlib_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r'pip install "enn\[plots\]"'):
         plots.make_figure()
+
+
+def test_bands_of_noise_and_of_the_mean_add_their_variances():
+    _, axes = plots.make_figure()
+    means, stds = np.array([[[0.0]], [[6.0]]]), np.full([2, 1, 1], 4.0)
+    plots.draw_uncertainties(axes[0, 0], np.zeros(1), means, stds)
+    heights = [
+        np.ptp(band.get_paths()[0].vertices[:, 1]) for band in axes[0, 0].collections
+    ]
+    np.testing.assert_allclose(heights, [4 * 5, 4 * 3])  # √(3² + 4²) and 3
