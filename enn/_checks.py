@@ -3,7 +3,9 @@
 import operator
 from typing import Any
 
+import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -73,6 +75,19 @@ def as_column(name: str, array: Any) -> Any:
         return array[:, None]
     shape(name, array, (None, 1), "[batch, 1]")
     return array
+
+
+def float_rows(name: str, data: chex.Array) -> jax.Array:
+    """Returns `data` as floating-point numbers, at least float32.
+
+    Raises:
+      ValueError: unless `data` is `[num_data, dim]` with at least one row.
+    """
+    shape(name, data, (None, None), "[num_data, dim]")
+    data = as_array(data)
+    if not data.shape[0]:
+        raise ValueError(f"{name} must have at least one row.")
+    return jnp.asarray(data, jnp.promote_types(jnp.result_type(data), jnp.float32))
 
 
 def class_labels(labels: Any, num_classes: int) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import chex
 import numpy as np
 
+from enn import _checks
+
 Array = np.ndarray | chex.Array
 DataIndex = chex.Array
 """Integer ids of the rows of a batch, by which data noise knows them again."""
@@ -46,6 +48,49 @@ DatasetTransformer = Callable[[Any], Any]
 Random access is what shuffles, shards, workers and resuming at a position rest on;
 a filter may leave holes. Transformers of the original `enn`, written with TensorFlow,
 need to be written anew."""
+
+
+class Positioned(abc.ABC):
+    """An iterator whose order depends on a seed and on how many rows there are.
+
+    Subclasses set `_seed`, `_num_data` and `_position`, the number of rows read.
+    """
+
+    _seed: int
+    _num_data: int
+    _position: int
+
+    def state(self) -> dict[str, int]:
+        """Returns the position of the iterator, for `restore`; holds plain ints."""
+        return {
+            "seed": self._seed,
+            "num_data": self._num_data,
+            "position": self._position,
+        }
+
+    @abc.abstractmethod
+    def restore(self, state: dict[str, int]) -> None:
+        """Goes to the position of `state`."""
+
+    def _position_of(self, state: dict[str, int]) -> int:
+        """The position of `state`, which must be of the same seed and data."""
+        own = self.state()
+        for name in ("seed", "num_data"):
+            if state[name] != own[name]:
+                raise ValueError(
+                    f"state was saved with {name}={state[name]}, but this iterator "
+                    f"has {name}={own[name]}: its order differs."
+                )
+        return _checks.non_negative_int("position", state["position"])
+
+
+class SizedSplit(enum.Enum):
+    """Splits by their number of examples, which are their values."""
+
+    @property
+    def num_examples(self) -> int:
+        """Number of examples."""
+        return self.value
 
 
 class Dataset(abc.ABC):

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from enn import _checks
-from enn.datasets import base, images, pipeline, sources
+from enn.datasets import base, image_ops, pipeline, sources
 from enn.datasets.image_dataset import SmallImages
-from enn.datasets.splits import SizedSplit
 
 _MEAN = np.array([0.49139968, 0.48215841, 0.44653091], np.float32)
 _STD = np.array([0.24703223, 0.24348513, 0.26158784], np.float32)
@@ -33,7 +32,7 @@ class CifarVariant(enum.Enum):
         return f"cifar{self.value}"
 
 
-class Split(SizedSplit):
+class Split(base.SizedSplit):
     """Splits by their number of examples."""
 
     TRAIN = 50000
@@ -67,15 +66,8 @@ class Cifar(SmallImages):
       num_train: number of training examples, the first ones stored.
       train_data_parallelism: whether training batches have an axis of devices.
       eval_data_parallelism: whether evaluation batches have an axis of devices.
-      source: where the images are; see `sources.Source`. None for the Hugging Face hub.
-      seed: fixes the order of training examples and their augmentation.
-      skip_corrupt: whether to skip rows that cannot be read, which the `skipped` of the
-        iterator lists, rather than to raise.
-      num_workers: number of processes that read, for which a script needs the guard
-        `if __name__ == "__main__":`; 0 for threads. The batches are the same.
-      drop_remainder: whether to drop a last evaluation batch that is too short.
-      prefetch_to_device: number of batches put on the devices ahead of the one in use;
-        0 for NumPy arrays.
+
+    Further ones, by keyword: see `SmallImages` and `StoredImages`.
     """
 
     train_ds_transformer: base.DatasetTransformer = base.identity_transformer
@@ -93,12 +85,6 @@ class Cifar(SmallImages):
     num_train: int = 50_000
     train_data_parallelism: bool = True
     eval_data_parallelism: bool = False
-    source: sources.Source | None = None
-    seed: int = 0
-    skip_corrupt: bool = False
-    num_workers: int = 0
-    drop_remainder: bool = True
-    prefetch_to_device: int = 0
 
     @property
     def hub_name(self) -> str:
@@ -184,7 +170,7 @@ def preprocess_batch(
         probability ½.
       keep_image_size: see `random_crop`.
       is_training: whether to augment.
-      rng: source of the draws; None for other ones at every call.
+      rng: source of the draws; None draws afresh at every call.
 
     Raises:
       ValueError: for another mode or, in training, shape.
@@ -192,12 +178,12 @@ def preprocess_batch(
     _checks.one_of(
         "normalization_mode", normalization_mode, ["custom", "standard", "identity"]
     )
-    image = images.to_float(batch.x)
+    image = image_ops.to_float(batch.x)
     match normalization_mode:
         case "custom":
             image = (image - _MEAN) / _STD
         case "standard":
-            image = images.standardize(2 * image - 1)
+            image = image_ops.standardize(2 * image - 1)
         case "identity":
             image = 2 * image - 1
     if is_training:
@@ -205,11 +191,11 @@ def preprocess_batch(
         rng = rng or np.random.default_rng()
         if random_crop and keep_image_size:
             padded = np.pad(image, [(2, 2), (2, 2), (0, 0)])
-            image = images.random_crop(padded, 32, 32, rng)
+            image = image_ops.random_crop(padded, 32, 32, rng)
         elif random_crop:
-            image = images.random_crop(image, 24, 24, rng)
+            image = image_ops.random_crop(image, 24, 24, rng)
         if random_flip:
-            image = images.random_flip(image, rng)
+            image = image_ops.random_flip(image, rng)
         if cutout:
-            image = images.random_cutout(image, rng)
+            image = image_ops.random_cutout(image, rng)
     return dataclasses.replace(batch, x=image)

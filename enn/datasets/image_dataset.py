@@ -1,27 +1,52 @@
-"""What data sets of small images have in common."""
+"""What data sets of images have in common."""
 
 import abc
-from typing import Any
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
 from enn.datasets import base, in_memory, pipeline, sources
 
 
-class SmallImages(base.DatasetWithTransform):
-    """Images of one size, read from a source and preprocessed.
+@dataclasses.dataclass(kw_only=True)
+class StoredImages(base.DatasetWithTransform):
+    """Images that are read from a source, in batches.
 
-    Subclasses are dataclasses with the fields named below, and say what is stored.
+    Attributes:
+      source: where the images are; see `sources.Source`. None for the Hugging Face hub,
+        except that ImageNet has to be asked for.
+      skip_corrupt: whether to skip rows that cannot be read, which the `skipped` of the
+        iterator lists, rather than to raise.
+      num_workers: number of processes that read, for which a script needs the guard
+        `if __name__ == "__main__":`; 0 for threads. The batches are the same.
+      drop_remainder: whether to drop a last evaluation batch that is too short.
+      prefetch_to_device: number of batches put on the devices ahead of the one in use;
+        0 for NumPy arrays.
     """
 
-    train_batch: int
-    eval_batch: int
-    train_data_parallelism: bool
-    eval_data_parallelism: bool
-    source: sources.Source | None
-    seed: int
-    skip_corrupt: bool
-    num_workers: int
-    drop_remainder: bool
-    prefetch_to_device: int
+    source: sources.Source | None = None
+    skip_corrupt: bool = False
+    num_workers: int = 0
+    drop_remainder: bool = True
+    prefetch_to_device: int = 0
+
+
+@dataclasses.dataclass(kw_only=True)
+class SmallImages(StoredImages):
+    """Images of one size, read from a source and preprocessed.
+
+    Subclasses are dataclasses that add the sizes of batches and whether these have an
+    axis of devices, and say what is stored.
+
+    Attributes:
+      seed: fixes the order of training examples and their augmentation.
+    """
+
+    if TYPE_CHECKING:  # Fields of the subclasses, which fix their order.
+        train_batch: int
+        eval_batch: int
+        train_data_parallelism: bool
+        eval_data_parallelism: bool
+    seed: int = 0
 
     @property
     @abc.abstractmethod

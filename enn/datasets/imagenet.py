@@ -13,8 +13,8 @@ import jax
 import numpy as np
 
 from enn import _checks
-from enn.datasets import base, images, pipeline, sources, utils
-from enn.datasets.splits import SizedSplit
+from enn.datasets import base, image_ops, pipeline, sources, utils
+from enn.datasets.image_dataset import StoredImages
 
 MEAN_RGB = (123.675, 116.28, 103.53)
 STDDEV_RGB = (58.395, 57.12, 57.375)
@@ -32,7 +32,7 @@ _NO_SOURCE = (
 )
 
 
-class Split(SizedSplit):
+class Split(base.SizedSplit):
     """Splits by their number of examples.
 
     `VALID` is the first 10 000 stored training images, `TRAIN` the others, and `TEST`
@@ -46,7 +46,7 @@ class Split(SizedSplit):
 
 
 @dataclasses.dataclass
-class Imagenet(base.DatasetWithTransform):
+class Imagenet(StoredImages):
     """ImageNet (Russakovsky et al., 2015, https://arxiv.org/abs/1409.0575).
 
     Batches have `x` float32 `[batch, 224, 224, 3]`, `y` and `data_index` int64
@@ -64,11 +64,8 @@ class Imagenet(base.DatasetWithTransform):
       num_train: number of training examples.
       train_data_parallelism: whether training batches have an axis of devices.
       eval_data_parallelism: whether evaluation batches have an axis of devices.
-      source: see `load`.
-      skip_corrupt: see `load`.
-      num_workers: see `load`.
-      drop_remainder: see `load`.
-      prefetch_to_device: see `load`.
+
+    Further ones, by keyword: see `StoredImages`.
     """
 
     train_ds_transformer: base.DatasetTransformer = base.identity_transformer
@@ -83,11 +80,6 @@ class Imagenet(base.DatasetWithTransform):
     num_train: int = MAX_NUM_TRAIN
     train_data_parallelism: bool = True
     eval_data_parallelism: bool = False
-    source: sources.Source | None = None
-    skip_corrupt: bool = False
-    num_workers: int = 0
-    drop_remainder: bool = True
-    prefetch_to_device: int = 0
 
     @property
     def num_classes(self) -> int:
@@ -160,9 +152,9 @@ def load(
 ) -> base.ArrayBatchIterator:
     """Returns batches of ImageNet, each process those of its own part of a split.
 
-    Images become RGB. In training each is randomly cropped (`images.random_box`),
+    Images become RGB. In training each is randomly cropped (`image_ops.random_box`),
     mirrored with probability ½, resized and normalised, anew every epoch; in evaluation
-    it is cropped at the centre (`images.central_box`), resized and normalised.
+    it is cropped at the centre (`image_ops.central_box`), resized and normalised.
 
     Parts are consecutive and, to one example, equal. Data indices number the examples
     of the whole split.
@@ -178,7 +170,7 @@ def load(
       transpose: whether `x` is `[..., height, width, channels, batch]`.
       fake_data: whether to give zeros, int32 labels among them, for one pass.
       image_size: height and width of `x`.
-      seed: fixes order and augmentation; None for other ones at every call.
+      seed: fixes order and augmentation; None draws afresh at every call.
       ds_transform: maps the `grain.MapDataset` of preprocessed examples to another one.
         In training it is applied to one epoch, which is then shuffled.
       num_examples: how many examples to use, the first ones; None for all.
@@ -200,8 +192,8 @@ def load(
       FileNotFoundError: without a `source`, or if it is not there.
       ValueError: if it cannot be read, if there are no examples in the split, or, in
         evaluation that drops the remainder, if the examples of this process after
-        `ds_transform` are no multiple of its batches; on reading, naming file and row,
-        for an image that is corrupt or has a wrong label.
+        `ds_transform` are not a multiple of its batches; on reading, naming file and
+        row, for an image that is corrupt or has a wrong label.
     """
     batching = pipeline.Batching(
         total_batch_size,
@@ -211,23 +203,13 @@ def load(
         prefetch_to_device,
         lambda batch: dataclasses.replace(batch, x=_finish(batch.x, transpose, dtype)),
     )
-    rows = utils.batch_rows(total_batch_size, data_parallelism)
     if fake_data:
-        devices = jax.local_device_count()
-        dims = (devices, rows // devices) if data_parallelism else (rows,)
-        zeros = _finish(np.zeros((*dims, *image_size, 3), dtype), transpose, dtype)
-        part = _part(_num_examples(split, num_examples, split.num_examples))
-        return _fake_batches(part, rows, dims, zeros)
+        num = _num_examples(split, num_examples, split.num_examples)
+        return _fake_batches(_part(num), batching, image_size, dtype)
     if source is None:
         raise FileNotFoundError(_NO_SOURCE)
-    stored = ["validation", "test"] if split is Split.TEST else ["train"]
-    table = sources.open_images(source, stored, _KIND, skip_corrupt)
-    offset = _NUM_VALID if split is Split.TRAIN else 0
-    num = _num_examples(split, num_examples, len(table) - offset)
-    part = _part(num)
-    table = table.take(slice(offset, offset + num)).renumbered()
     log = sources.SkipLog() if skip_corrupt else None
-    table = table.take(slice(part.start, part.stop)).noting_skipped(log)
+    table = _open(source, split, num_examples, skip_corrupt).noting_skipped(log)
     if seed is None:
         seed = int(np.random.SeedSequence().generate_state(1)[0])
     if is_training:
@@ -243,13 +225,28 @@ def load(
     examples = pipeline.transformed(
         table, ds_transform, lambda dataset: dataset.map(preprocess)
     )
+    rows = utils.batch_rows(total_batch_size, data_parallelism)
     if drop_remainder and len(examples) % rows:
         raise ValueError(
-            f"{len(examples)} examples to evaluate are no multiple of a batch of "
+            f"{len(examples)} examples to evaluate are not a multiple of a batch of "
             f"{rows}: choose another batch size, or drop_remainder=False to have a "
             "shorter last batch."
         )
     return pipeline.BatchStream(examples, len(examples), seed, batching, log)
+
+
+def _open(
+    source: sources.Source, split: Split, num_examples: int | None, skip_corrupt: bool
+) -> sources.ImageTable:
+    """The examples of this process, numbered within the whole split."""
+    stored = ["validation", "test"] if split is Split.TEST else ["train"]
+    table = sources.open_images(source, stored, _KIND, skip_corrupt)
+    # The first stored training images are those of the split VALID.
+    offset = _NUM_VALID if split is Split.TRAIN else 0
+    num = _num_examples(split, num_examples, len(table) - offset)
+    part = _part(num)
+    table = table.take(slice(offset, offset + num)).renumbered()
+    return table.take(slice(part.start, part.stop))
 
 
 def _num_examples(split: Split, wanted: int | None, stored: int) -> int:
@@ -273,12 +270,16 @@ def _part(num_examples: int) -> range:
 
 
 def _fake_batches(
-    part: range, rows: int, dims: tuple[int, ...], x: np.ndarray
+    part: range, batching: pipeline.Batching, image_size: tuple[int, int], dtype: Any
 ) -> Iterator[base.ArrayBatch]:
-    y = np.zeros(dims, np.int32)
+    rows = utils.batch_rows(batching.total_batch_size, batching.data_parallelism)
+    devices = jax.local_device_count()
+    dims = (devices, rows // devices) if batching.data_parallelism else (rows,)
+    x, y = np.zeros((*dims, *image_size, 3), dtype), np.zeros(dims, np.int32)
     for start in range(part.start, part.stop - rows + 1, rows):
         index = np.arange(start, start + rows).reshape(dims)
-        yield base.ArrayBatch(x=x, y=y, data_index=index)
+        batch = base.ArrayBatch(x=x, y=y, data_index=index)
+        yield batching.finish(batch) if batching.finish else batch
 
 
 def preprocess_train(
@@ -292,9 +293,9 @@ def preprocess_train(
       image_size: height and width of the result.
     """
     stored_size = batch.x.shape[:2]
-    box = images.random_box(stored_size, rng)
-    box = box or images.central_box(stored_size, image_size)
-    image = images.random_flip(images.crop(batch.x, box), rng)
+    box = image_ops.random_box(stored_size, rng)
+    box = box or image_ops.central_box(stored_size, image_size)
+    image = image_ops.random_flip(image_ops.crop(batch.x, box), rng)
     return _resized(batch, image, image_size)
 
 
@@ -307,14 +308,14 @@ def preprocess_eval(
       batch: one example, `x` of bytes `[height, width, 3]`.
       image_size: height and width of the result.
     """
-    box = images.central_box(batch.x.shape[:2], image_size)
-    return _resized(batch, images.crop(batch.x, box), image_size)
+    box = image_ops.central_box(batch.x.shape[:2], image_size)
+    return _resized(batch, image_ops.crop(batch.x, box), image_size)
 
 
 def _resized(
     batch: base.ArrayBatch, image: np.ndarray, size: tuple[int, int]
 ) -> base.ArrayBatch:
-    image = images.resize_bicubic(image, *size)
+    image = image_ops.resize_bicubic(image, *size)
     return dataclasses.replace(batch, x=(image - _MEAN) / _STD)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from enn import _checks
 from enn.datasets import base
-from enn.datasets.position import Positioned
+from enn.datasets.base import Positioned
 
 _ROWS_PER_BLOCK = 4096
 
@@ -125,7 +125,7 @@ def make_batch_iterator(
 
     Raises:
       ValueError: if there are no rows, fields differ in their number of rows,
-        `batch_size` is no integer >= 0, or a checked value is not finite.
+        `batch_size` is not an integer >= 0, or a checked value is not finite.
     """
     return BatchIterator(data, batch_size, seed, check_finite)
 

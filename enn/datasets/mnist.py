@@ -4,12 +4,11 @@ import dataclasses
 from typing import Any
 
 from enn import _checks
-from enn.datasets import base, images, pipeline, sources, utils
+from enn.datasets import base, image_ops, pipeline, sources, utils
 from enn.datasets.image_dataset import SmallImages
-from enn.datasets.splits import SizedSplit
 
 
-class Split(SizedSplit):
+class Split(base.SizedSplit):
     """Splits by their number of examples.
 
     Numbers follow the original `enn`: training reads 60 000 images.
@@ -41,15 +40,8 @@ class Mnist(SmallImages):
         each, "identity" for pixels in [0, 1].
       train_data_parallelism: whether training batches have an axis of devices.
       eval_data_parallelism: whether evaluation batches have an axis of devices.
-      source: where the images are; see `sources.Source`. None for the Hugging Face hub.
-      seed: fixes the order of training examples.
-      skip_corrupt: whether to skip rows that cannot be read, which the `skipped` of the
-        iterator lists, rather than to raise.
-      num_workers: number of processes that read, for which a script needs the guard
-        `if __name__ == "__main__":`; 0 for threads. The batches are the same.
-      drop_remainder: whether to drop a last evaluation batch that is too short.
-      prefetch_to_device: number of batches put on the devices ahead of the one in use;
-        0 for NumPy arrays.
+
+    Further ones, by keyword: see `SmallImages` and `StoredImages`.
     """
 
     train_ds_transformer: base.DatasetTransformer = base.identity_transformer
@@ -61,12 +53,6 @@ class Mnist(SmallImages):
     normalization_mode: str = "standard"
     train_data_parallelism: bool = True
     eval_data_parallelism: bool = False
-    source: sources.Source | None = None
-    seed: int = 0
-    skip_corrupt: bool = False
-    num_workers: int = 0
-    drop_remainder: bool = True
-    prefetch_to_device: int = 0
 
     @property
     def hub_name(self) -> str:
@@ -102,7 +88,7 @@ def preprocess_batch(
       ValueError: for another mode.
     """
     _checks.one_of("normalization_mode", normalization_mode, ["standard", "identity"])
-    image = images.to_float(batch.x)
+    image = image_ops.to_float(batch.x)
     if normalization_mode == "standard":
-        image = images.standardize(image)
+        image = image_ops.standardize(image)
     return dataclasses.replace(batch, x=image)

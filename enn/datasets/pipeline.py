@@ -12,8 +12,8 @@ import numpy as np
 
 from enn import _checks, _extras
 from enn.datasets import base, sources, utils
-from enn.datasets.position import Positioned
-from enn.datasets.rows import LabelSelection
+from enn.datasets.base import Positioned
+from enn.datasets.utils import LabelSelection
 
 _MAX_GROUP = 16
 

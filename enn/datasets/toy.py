@@ -23,7 +23,7 @@ def make_moons(
       Points `[n_samples, 2]` and labels 0 or 1, `[n_samples]`.
 
     Raises:
-      ValueError: if `n_samples` is no integer >= 1 or `noise` is negative.
+      ValueError: unless `n_samples` is an integer >= 1, or if `noise` is negative.
     """
     num_lower = (_checks.positive_int("n_samples", n_samples) + 1) // 2
     num_upper = n_samples - num_lower
@@ -49,7 +49,7 @@ def make_test_data(n_samples: int = 20) -> in_memory.BatchIterator:
     """Returns an iterator over two moons with noise 0.1, all points in each batch.
 
     Raises:
-      ValueError: if `n_samples` is no integer >= 1.
+      ValueError: unless `n_samples` is an integer >= 1.
     """
     x, y = make_moons(n_samples, noise=0.1)
     return in_memory.make_batch_iterator(base.ArrayBatch(x=x, y=y))

@@ -1,7 +1,7 @@
 """Examples, batches and data sets put together from others."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -47,7 +47,7 @@ def get_per_device_batch_size(total_batch_size: int) -> int:
     """Returns the batch size of one of all devices, those of other processes too.
 
     Raises:
-      ValueError: if `total_batch_size` is no multiple of the number of devices.
+      ValueError: unless `total_batch_size` is a multiple of the number of devices.
     """
     num_devices = jax.device_count()
     size, remainder = divmod(total_batch_size, num_devices)
@@ -79,7 +79,7 @@ def slice_dataset_to_batches(
         local devices it is dropped in any case: its parts may differ in size.
 
     Raises:
-      ValueError: with data parallelism, if `total_batch_size` is no multiple of the
+      ValueError: with data parallelism, unless `total_batch_size` is a multiple of the
         number of devices.
     """
     grain = _extras.require("grain", "datasets")
@@ -114,6 +114,47 @@ def _split_axis(batch: Any, num_parts: int) -> Any:
         return leaf.reshape(num_parts, len(leaf) // num_parts, *leaf.shape[1:])
 
     return jax.tree.map(split, batch)
+
+
+def select_rows(dataset: Any, rows: np.ndarray) -> Any:
+    """Returns the grain dataset of `dataset[row]` for each of `rows`, in order.
+
+    In later epochs of a repeated dataset, rows are of that epoch of `dataset` too: what
+    is random in it is drawn anew.
+
+    Args:
+      dataset: a `grain.MapDataset`.
+      rows: row numbers, `[num_rows]`.
+    """
+    grain = _extras.require("grain", "datasets")
+
+    def lookup(index: int, position: int) -> Any:
+        epoch = index // len(rows)
+        return dataset[epoch * len(dataset) + int(rows[position])]
+
+    return grain.MapDataset.range(len(rows)).map_with_index(lookup)
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelSelection:
+    """A transformer that picks examples by their labels.
+
+    The image data sets know all labels and ask `rows` before they read an image. Called
+    on another grain dataset, it reads every example once to see the labels.
+
+    Attributes:
+      rows: maps all labels, `[num_data]`, to the numbers of the rows to keep, in order.
+    """
+
+    rows: Callable[[np.ndarray], np.ndarray]
+
+    def __call__(self, dataset: Any) -> Any:
+        """Returns the picked rows of `dataset`, a `grain.MapDataset`."""
+        examples = ((i, dataset[i]) for i in range(len(dataset)))
+        # A filter leaves holes in a grain dataset: rows that are None.
+        pairs = [(i, example.y) for i, example in examples if example is not None]
+        numbers, labels = np.array(pairs, np.int64).reshape(-1, 2).T
+        return select_rows(dataset, numbers[self.rows(labels)])
 
 
 class OverrideTrainDataset(base.DatasetWithTransform):

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from enn import _checks
-from enn.extra.rows import float_rows
 
 
 class KMeansOutput(NamedTuple):
@@ -82,7 +81,7 @@ class KMeansCluster:
 
     def fit(self, x: chex.Array) -> KMeansOutput:
         """Returns the clusters of `x`, `[num_data, dim]`."""
-        x = float_rows("x", x)
+        x = _checks.float_rows("x", x)
         if len(x) < self.num_centroids:
             raise ValueError(
                 f"x must have at least num_centroids={self.num_centroids} rows, "

@@ -19,7 +19,6 @@ import optax
 from enn import _checks, base, loggers, losses, supervised
 from enn.datasets.base import ArrayBatch
 from enn.datasets.in_memory import make_batch_iterator
-from enn.extra.rows import float_rows
 from enn.networks.base import EnnArray, OutputWithPrior
 from enn.networks.indexers import GaussianIndexer, PrngIndexer
 from enn.networks.init_once import init_once
@@ -98,10 +97,10 @@ def get_mlp_vae_encoder_decoder(
       logger: where training writes; by default rows are printed.
 
     Raises:
-      ValueError: if `data_x` is no matrix with rows, or a size is no integer >= 1.
+      ValueError: unless `data_x` is a matrix with rows and every size an integer >= 1.
     """
     config = config or MLPVAEConfig()
-    data_x = float_rows("data_x", data_x)
+    data_x = _checks.float_rows("data_x", data_x)
     sizes = [_checks.positive_int("hidden_sizes", s) for s in config.hidden_sizes]
 
     def hidden(name: str, sizes: Sequence[int], inputs: chex.Array) -> chex.Array:
@@ -159,7 +158,7 @@ def make_vae_enn(
         `[latent_dim]`, of all rows: numbers follow the original `enn`.
 
     Raises:
-      ValueError: if `latent_dim` is no integer >= 1; by the network, if the encoder
+      ValueError: unless `latent_dim` is an integer >= 1; by the network, if the encoder
         or decoder returns another shape than it should.
     """
     _checks.positive_int("latent_dim", latent_dim)
@@ -216,11 +215,11 @@ def train_vae(
       logger: where training writes; by default rows are printed.
 
     Raises:
-      ValueError: if `data_x` is no matrix with rows, or a number or the shape of what
-        the encoder or decoder returns is wrong.
+      ValueError: unless `data_x` is a matrix with rows, or if a number or the shape of
+        what the encoder or decoder returns is wrong.
     """
     _checks.non_negative_int("num_batches", num_batches)
-    data_x = float_rows("data_x", data_x)
+    data_x = _checks.float_rows("data_x", data_x)
     num_data, dim = data_x.shape
     single_loss = losses.VaeLoss(log_likelihood_fn, losses.latent_kl_fn)
     experiment = supervised.Experiment(

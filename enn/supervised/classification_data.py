@@ -32,7 +32,8 @@ def make_dataset(
       seed: of the points and the flips.
 
     Raises:
-      ValueError: if `num_sample` is no integer >= 1 or `prob_swap` no probability.
+      ValueError: unless `num_sample` is an integer >= 1 and `prob_swap` a
+        probability.
     """
     if not 0 <= prob_swap <= 1:
         raise ValueError(f"prob_swap must be in [0, 1], got {prob_swap!r}.")
@@ -83,7 +84,7 @@ def make_plot_data(experiment: BaseExperiment, num_sample: int) -> "pd.DataFrame
 
     Raises:
       ImportError: without pandas.
-      ValueError: if `num_sample` is no integer >= 1.
+      ValueError: unless `num_sample` is an integer >= 1.
     """
     pd = _extras.require("pandas", "plots")
     grid = gen_2d_grid(3)

@@ -55,7 +55,7 @@ def make_plot_data(
 
     Raises:
       ImportError: without pandas.
-      ValueError: if `num_sample` is no integer >= 1.
+      ValueError: unless `num_sample` is an integer >= 1.
     """
     pd = _extras.require("pandas", "plots")
     x, samples = _sample_functions(experiment, num_sample, extra_input_dim)
@@ -73,7 +73,7 @@ def make_plot(
 
     Raises:
       ImportError: without Matplotlib.
-      ValueError: if `num_sample` is no integer >= 1.
+      ValueError: unless `num_sample` is an integer >= 1.
     """
     figure, axes = plots.make_figure()
     x, samples = _sample_functions(experiment, num_sample, extra_input_dim)

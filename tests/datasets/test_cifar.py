@@ -1,5 +1,3 @@
-import dataclasses
-
 import grain
 import jax
 import numpy as np
@@ -61,7 +59,7 @@ def test_fields_come_in_the_order_of_the_original_with_its_defaults(
     cls, variant, cutout
 ):
     dataset = cls()
-    fields = {f.name: getattr(dataset, f.name) for f in dataclasses.fields(cls)}
+    fields = stored.arguments(cls)
     del fields["train_ds_transformer"], fields["eval_ds_transformers"]
     assert list(fields.items())[:11] == [
         ("cifar_variant", variant),

@@ -1,12 +1,10 @@
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from enn import datasets
-from enn.datasets import imagenet, images
+from enn.datasets import image_ops, imagenet
 from enn.datasets.imagenet import Split
 from tests.support import stored
 
@@ -60,7 +58,7 @@ def _normalised(image):
 
 def test_fields_come_in_the_order_of_the_original_with_its_defaults():
     dataset = datasets.Imagenet()
-    fields = {f.name: getattr(dataset, f.name) for f in dataclasses.fields(dataset)}
+    fields = stored.arguments(datasets.Imagenet)
     assert list(fields.items())[2:10] == [
         ("train_batch", 128),
         ("eval_batch", 100),
@@ -142,8 +140,8 @@ def test_a_training_image_without_a_part_to_draw_is_cropped_at_the_centre(store)
     image = stored.random_images(1, (2, 90, 3))[0]
     stored.write_folder(store / "narrow" / "train", [image, image], [0, 1])
     batches = _load(store / "narrow", batch=8)
-    box = images.central_box((2, 90), SIZE)
-    expected = _normalised(images.resize_bicubic(images.crop(image, box), *SIZE))
+    box = image_ops.central_box((2, 90), SIZE)
+    expected = _normalised(image_ops.resize_bicubic(image_ops.crop(image, box), *SIZE))
     for x in next(batches).x:
         mirrored = x[:, ::-1]
         error = min(np.abs(x - expected).max(), np.abs(mirrored - expected).max())
@@ -221,7 +219,7 @@ def test_a_split_without_examples_raises(source):
 
 
 def test_evaluation_drops_nothing_silently(source):
-    with pytest.raises(ValueError, match=r"6 .* no multiple of a batch of 4"):
+    with pytest.raises(ValueError, match=r"6 .* not a multiple of a batch of 4"):
         _evaluate(source, batch=4)
     batches = _evaluate(source, batch=4, drop_remainder=False)
     assert [len(batch.y) for batch in batches] == [4, 2]

@@ -1,5 +1,3 @@
-import dataclasses
-
 import grain
 import jax
 import numpy as np
@@ -41,7 +39,7 @@ def _epoch(stream, num_batches=3):
 
 
 def test_fields_come_in_the_order_of_the_original_with_its_defaults():
-    fields = {f.name: getattr(datasets.Mnist(), f.name, None) for f in _fields()}
+    fields = stored.arguments(datasets.Mnist)
     assert list(fields)[:7] == [
         "train_ds_transformer",
         "eval_ds_transformers",
@@ -56,10 +54,6 @@ def test_fields_come_in_the_order_of_the_original_with_its_defaults():
     dataset = datasets.Mnist(reversed, {"some": list})
     assert dataset.train_ds_transformer is reversed
     assert dataset.eval_ds_transformers == {"some": list}
-
-
-def _fields():
-    return dataclasses.fields(datasets.Mnist)
 
 
 def test_what_is_known_without_any_data():

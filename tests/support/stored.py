@@ -1,5 +1,6 @@
 """Small image data sets, written in the formats that are read."""
 
+import inspect
 import io
 import os
 import pathlib
@@ -58,3 +59,11 @@ def write_folder(path: pathlib.Path, images: np.ndarray, labels: list[int]) -> N
         directory = path / f"class{label:03}"
         directory.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(directory / f"{i:03}.png")
+
+
+def arguments(data_set: type) -> dict[str, object]:
+    """The arguments of a data set in order, with what they are by default."""
+    return {
+        name: getattr(data_set(), name)
+        for name in inspect.signature(data_set).parameters
+    }

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from enn import _checks
-from enn.datasets import base, images
-from enn.datasets.rows import select_rows
+from enn.datasets import base, image_ops
+from enn.datasets.utils import select_rows
 
 PerturbFn = Callable[[base.ArrayBatch], base.ArrayBatch]
 """Changes one example."""
@@ -39,7 +39,7 @@ def make_repeat_sample_transform(
         of the copy. A function that draws otherwise may not be repeatable.
 
     Raises:
-      ValueError: if `num_repeat` is no integer >= 1.
+      ValueError: unless `num_repeat` is an integer >= 1.
     """
     _checks.positive_int("num_repeat", num_repeat)
 
@@ -63,7 +63,7 @@ def make_dyadic_transform(
     """Returns the transformer to randomly cropped and flipped copies of each image.
 
     Copies are float32: a random part `crop_offset` smaller on each side, resized back
-    (`images.resize_bicubic`, which may overshoot), and mirrored with probability ½.
+    (`image_ops.resize_bicubic`, which may overshoot), and mirrored with probability ½.
 
     Args:
       num_repeat: number of copies of each example, one after the other.
@@ -73,8 +73,8 @@ def make_dyadic_transform(
       seed: fixes all draws.
 
     Raises:
-      ValueError: if `num_repeat` is no integer >= 1, `crop_offset` is no integer >= 0
-        or, on reading, not smaller than the sides of an image.
+      ValueError: unless `num_repeat` is an integer >= 1, if `crop_offset` is not one
+        >= 0 or, on reading, not smaller than the sides of an image.
     """
     _checks.non_negative_int("crop_offset", crop_offset)
 
@@ -88,10 +88,10 @@ def make_dyadic_transform(
             )
         if crop_offset:
             smaller = (height - crop_offset, width - crop_offset)
-            part = images.random_crop(image, *smaller, rng)
-            image = images.resize_bicubic(part, height, width)
+            part = image_ops.random_crop(image, *smaller, rng)
+            image = image_ops.resize_bicubic(part, height, width)
         if flip:
-            image = images.random_flip(image, rng)
+            image = image_ops.random_flip(image, rng)
         return dataclasses.replace(batch, x=image)
 
     return make_repeat_sample_transform(num_repeat, perturb, limit_data, seed)

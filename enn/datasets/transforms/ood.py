@@ -6,7 +6,7 @@ import numpy as np
 
 from enn import _checks
 from enn.datasets import base
-from enn.datasets.rows import LabelSelection
+from enn.datasets.utils import LabelSelection
 
 
 def sample_classes(num_classes: int, num_samples: int, seed: int) -> np.ndarray:
@@ -38,7 +38,7 @@ def get_dataset_transform_from_type(
       ood_labels: labels that are out of distribution; there may be none.
 
     Raises:
-      ValueError: if `dataset_type` is no `OodVariant`.
+      ValueError: unless `dataset_type` is an `OodVariant`.
     """
     _checks.one_of("dataset_type", dataset_type, base.OodVariant)
     if dataset_type is base.OodVariant.WHOLE:

@@ -83,9 +83,9 @@ def test_dyadic_copies_are_parts_resized_to_the_same_size():
         for top in range(3)
         for left in range(3)
     }
-    from enn.datasets import images
+    from enn.datasets import image_ops
 
-    resized = {at: images.resize_bicubic(part, 10, 12) for at, part in parts.items()}
+    resized = {at: image_ops.resize_bicubic(part, 10, 12) for at, part in parts.items()}
     found = {
         at
         for copy in copies[:8]
