@@ -38,9 +38,52 @@ def check_mesh(mesh: Any) -> Mesh | None:
             f"mesh must have the axis {DATA!r}, {INDEX!r} or both, got axes "
             f"{list(mesh.axis_names)}."
         )
+    return _with_auto_axes(mesh)
+
+
+def _with_auto_axes(mesh: Mesh) -> Mesh:
     # The axes of `jax.make_mesh` put shardings into types, which ties the code to them.
     axis_types = (AxisType.Auto,) * len(mesh.axis_names)
     return Mesh(mesh.devices, mesh.axis_names, axis_types=axis_types)
+
+
+def off_mesh() -> contextlib.AbstractContextManager[Any]:
+    """Returns a context that a user's mesh with explicit axes does not reach into.
+
+    Under `jax.set_mesh` of such a mesh all arrays carry it in their types, and do not
+    mix with arrays on other meshes.
+    """
+    if not jax.sharding.get_abstract_mesh().explicit_axes:
+        return contextlib.nullcontext()
+    return jax.set_mesh(Mesh(np.empty((), object), ()))
+
+
+def untyped(tree: Tree) -> Tree:
+    """Returns `tree` without explicit axes of a mesh in the types of its arrays."""
+
+    def put(leaf: Any) -> Any:
+        sharding = getattr(leaf, "sharding", None)
+        if isinstance(leaf, jax.core.Tracer) or not isinstance(sharding, NamedSharding):
+            return leaf
+        if AxisType.Explicit not in sharding.mesh.axis_types:
+            return leaf
+        if not leaf.is_fully_replicated:
+            mesh = _with_auto_axes(sharding.mesh)
+            return jax.device_put(leaf, NamedSharding(mesh, sharding.spec))
+        with off_mesh():
+            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                data = np.asarray(jax.random.key_data(leaf))
+                return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+            return jax.numpy.asarray(np.asarray(leaf))
+
+    return jax.tree.map(put, tree)
+
+
+def retyped(tree: Tree) -> Tree:
+    """Returns results as a user's mesh with explicit axes, if any, has its arrays."""
+    if not jax.sharding.get_abstract_mesh().explicit_axes:
+        return tree
+    return put_everywhere(jax.sharding.get_mesh(), tree)
 
 
 def on_mesh(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:

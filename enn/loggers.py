@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 LoggingData = Mapping[str, Any]
-"""One row: values by name, among them scalars on the device."""
+"""One row: values by name. Experiments write Python numbers, strings and lists."""
 
 
 @runtime_checkable
@@ -21,6 +21,15 @@ class Logger(Protocol):
     def write(self, data: LoggingData) -> None:
         """Records one row."""
         ...
+
+
+def plain(values: LoggingData) -> dict[str, Any]:
+    """Returns a row as Python numbers, strings and lists, ready for `json.dumps`.
+
+    >>> plain({"loss": np.float32(0.5), "sizes": np.array([1, 2])})
+    {'loss': 0.5, 'sizes': [1, 2]}
+    """
+    return {name: _plain(value) for name, value in _fetch(values).items()}
 
 
 def serialize(values: LoggingData) -> str:
@@ -68,7 +77,7 @@ class MemoryLogger:
     """Keeps rows in a list.
 
     Attributes:
-      rows: the rows as dictionaries, with NumPy in place of JAX values.
+      rows: the rows as dictionaries of Python numbers, strings and lists.
     """
 
     def __init__(self) -> None:
@@ -76,7 +85,7 @@ class MemoryLogger:
 
     def write(self, data: LoggingData) -> None:
         """Appends `data` to `rows`."""
-        self.rows.append(_plain(data))
+        self.rows.append(plain(data))
 
 
 class NullLogger:
@@ -105,10 +114,7 @@ class CsvLogger:
 
     def write(self, data: LoggingData) -> None:
         """Appends `data` to the file; arrays become lists."""
-        row = {
-            name: value.tolist() if isinstance(value, np.ndarray) else value
-            for name, value in _plain(data).items()
-        }
+        row = {name: _shorten(value) for name, value in plain(data).items()}
         if not row.keys() <= set(self._columns):
             self._add_columns([name for name in row if name not in self._columns])
         with self._path.open("a", newline="") as file:
@@ -152,12 +158,28 @@ def _fetch(values: LoggingData) -> dict[str, Any]:
     return {**values, **jax.device_get(arrays)} if arrays else dict(values)
 
 
-def _plain(values: LoggingData) -> dict[str, Any]:
-    """The row in host memory, with scalars in place of arrays of rank 0."""
-    return {
-        name: value[()] if isinstance(value, np.ndarray) else value
-        for name, value in _fetch(values).items()
-    }
+def _plain(value: Any) -> Any:
+    """A value in host memory as Python has it."""
+    if isinstance(value, Mapping):
+        return {name: _plain(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, jax.Array):
+        is_key = jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
+        value = np.asarray(jax.random.key_data(value) if is_key else value)
+    if not isinstance(value, (np.ndarray, np.generic)):
+        return value
+    if value.dtype.kind == "V":  # NumPy has no Python number for JAX's own types.
+        is_integer = jax.dtypes.issubdtype(value.dtype, np.integer)
+        value = value.astype(np.int64 if is_integer else np.float64)
+    return value.tolist()
+
+
+def _shorten(value: Any) -> Any:
+    """A number of single precision without the digits that Python's floats add."""
+    with np.errstate(over="ignore"):
+        is_single = isinstance(value, float) and np.float32(value) == value
+    return str(np.float32(value)) if is_single else value
 
 
 def _title(name: str) -> str:
@@ -167,6 +189,8 @@ def _title(name: str) -> str:
 def _format(value: Any) -> str:
     if isinstance(value, (float, np.number)):
         return f"{value:.3f}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_format, value))}]"
     if np.shape(value) == () and _is_floating(value):
         return f"{float(value):.3f}"
     return str(value)

@@ -1,4 +1,5 @@
 import csv
+import json
 import logging
 import types
 
@@ -98,21 +99,38 @@ def test_terminal_logger_does_not_look_at_dropped_rows():
     logger.write({"second": 2})
 
 
-def test_memory_logger_keeps_plain_scalars():
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (jnp.array(0.5), 0.5),
+        (np.float32(0.1), 0.10000000149011612),  # as it is, not as it is printed
+        (jnp.array(1.5, jnp.bfloat16), 1.5),
+        (jnp.array([1.5, 2], jnp.float8_e4m3fn), [1.5, 2.0]),
+        (jnp.array(3, jnp.int4), 3),
+        (np.int64(3), 3),
+        (np.array(True), True),
+        (np.str_("a"), "a"),
+        (np.array([["a"]]), [["a"]]),
+        (jnp.ones([1, 2]), [[1.0, 1.0]]),
+        (jax.random.key(7), [0, 7]),
+        ({"b": (jnp.array(1), None)}, {"b": [1, None]}),
+    ],
+)
+def test_memory_logger_keeps_what_json_knows(value, expected):
     logger = loggers.MemoryLogger()
-    row = {"loss": jnp.array(0.5), "step": 3, "z": np.array(1), "p": jnp.ones(2)}
+    row = {"a": value, "step": 3}
     logger.write(row)
     row["step"] = 4
     logger.write(row)
     assert [kept["step"] for kept in logger.rows] == [3, 4]
-    kept = logger.rows[0]
-    assert kept["loss"] == np.float32(0.5)
-    assert [type(kept[name]) for name in row] == [
-        np.float32,
-        int,
-        np.int64,
-        np.ndarray,
-    ]
+    kept = logger.rows[0]["a"]
+    assert json.loads(json.dumps(kept)) == expected
+    assert type(kept) is type(expected)
+
+
+def test_lists_are_rounded_in_text():
+    row = {"a": [0.1234, [2, 1.0]]}
+    assert loggers.serialize(row) == "A = [0.123, [2, 1.000]]"
 
 
 def test_csv_logger_takes_its_header_from_the_first_row(tmp_path):

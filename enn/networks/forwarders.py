@@ -110,6 +110,9 @@ def compile_forward(
     def on_mesh(
         params: hk.Params, state: hk.State, inputs: Any, *args: Any, **kwargs: Any
     ) -> chex.Array:
+        params, state, inputs, args, kwargs = _sharding.untyped(
+            (params, state, inputs, args, kwargs)
+        )
         params, state = _sharding.put_members(mesh, (params, state), indexer)
         inputs = _sharding.put_rows(mesh, inputs)
         with _sharding.on_mesh(mesh):

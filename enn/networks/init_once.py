@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from enn import _checks
+from enn import _checks, _sharding
 
 
 def init_once(init: Callable[..., Any], *args: Any) -> Any:
@@ -20,7 +20,8 @@ def init_once(init: Callable[..., Any], *args: Any) -> Any:
         return init(*args)
     on_cpu = jax.default_backend() == "cpu"
     options: dict[str, Any] = {"xla_backend_optimization_level": 0} if on_cpu else {}
-    return jax.jit(init, compiler_options=options)(*args)
+    with _sharding.off_mesh():
+        return jax.jit(init, compiler_options=options)(*_sharding.untyped(args))
 
 
 @contextlib.contextmanager

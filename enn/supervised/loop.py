@@ -143,8 +143,11 @@ class TrainLoop:
         """Trains on the steps `first` to `last`, exclusive, of a chunk; all of them
         by default."""
         last = chunk.num_steps if last is None else last
+        batches = chunk.batches
+        if self._mesh is not None:
+            state, key, batches = _sharding.untyped((state, key, batches))
         key = _sharding.put_everywhere(self._mesh, key)
-        batches = [_sharding.put_rows(self._mesh, b, axis=1) for b in chunk.batches]
+        batches = [_sharding.put_rows(self._mesh, b, axis=1) for b in batches]
         with _sharding.on_mesh(self._mesh):
             args = state, key, chunk.data, batches, chunk.slots, first, last
             return Trained(*self.compiled(*args))
@@ -217,9 +220,8 @@ def _train_chunk(
             if slots[t] is None:
                 state, key, metrics[t] = train(*operands)
             else:
-                state, key, metrics[t] = jax.lax.cond(
-                    slot >= 0, train, lambda *unchanged: unchanged, *operands
-                )
+                skip = functools.partial(_cast, jax.eval_shape(train, *operands))
+                state, key, metrics[t] = jax.lax.cond(slot >= 0, train, skip, *operands)
         return state, key, metrics
 
     def buffer(t: int, update: Callable[..., Any]) -> dict[str, chex.Array]:
@@ -235,7 +237,8 @@ def _train_chunk(
         }
 
     carry = (state, key, [buffer(t, update) for t, update in enumerate(updates)])
-    if unrolled:
+    # An optimiser may change the types of its state in the first step.
+    if unrolled or types_of(jax.eval_shape(step, first, carry)) != types_of(carry):
         carry = step(first, carry)
     else:
         carry = jax.lax.fori_loop(first, last, step, carry)
@@ -262,6 +265,25 @@ def _update(
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params: Any = optax.apply_updates(state.params, updates)
     return TrainingState(params, network_state, opt_state), {**metrics, "loss": loss}
+
+
+def type_of(leaf: Any) -> Any:
+    """Returns the type that a leaf of the state has in training."""
+    has_type = isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct))
+    return leaf.dtype if has_type else jnp.result_type(leaf)
+
+
+def types_of(tree: Any) -> list[Any]:
+    """Returns the types of all leaves."""
+    return [type_of(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def _cast(like: Any, *tree: Any) -> Any:
+    return jax.tree.map(
+        lambda to, leaf: leaf if leaf.dtype == to.dtype else leaf.astype(to.dtype),
+        like,
+        tree,
+    )
 
 
 def _all_finite(tree: Any) -> chex.Array:

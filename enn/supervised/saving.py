@@ -6,6 +6,7 @@ Without them it is unfinished and is never picked up; with them, damage shows.
 
 import base64
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -13,7 +14,7 @@ import pathlib
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import chex
@@ -30,6 +31,13 @@ _POSITION_METHODS = (("state", "restore"), ("get_state", "set_state"))
 _DATA_HINT = "restore(..., data=False) leaves data where they are."
 
 
+@dataclasses.dataclass(frozen=True, order=True)
+class _Save:
+    number: int
+    step: int
+    path: pathlib.Path
+
+
 class Saves:
     """Directories of saves, which belong to the run that made or restored them.
 
@@ -39,13 +47,14 @@ class Saves:
 
     def __init__(self, datasets: Mapping[str, Iterator[Any]]):
         self._datasets = datasets
-        self._roots: set[pathlib.Path] = set()
+        # For each directory the numbers of the saves that this run has behind it.
+        self._behind: dict[pathlib.Path, list[int]] = {}
 
     def check(self, path: str | os.PathLike[str], keep: int) -> pathlib.Path:
         """Returns the directory of saves, if this run may save there."""
         _checks.positive_int("keep", keep)
         root = _resolve(path)
-        if root not in self._roots and (steps := saved_steps(root)):
+        if root not in self._behind and (steps := saved_steps(root)):
             raise ValueError(
                 f"{root} holds saves of another run, the last of step {steps[-1]}: "
                 "restore it first, or save elsewhere."
@@ -63,43 +72,63 @@ class Saves:
     def write(
         self, root: pathlib.Path, step: int, state: Any, key: chex.PRNGKey, keep: int
     ) -> None:
-        """Adds a save to a directory that `check` returned."""
+        """Adds a save to a directory that `check` returned, and removes old ones.
+
+        After going back to an earlier save, those that lay ahead of it are removed
+        before any that the run has behind it.
+        """
         about = {
             "key": np.asarray(jax.random.key_data(key)).tolist(),
+            "key_impl": _key_impl(key),
             "data": dump_positions(self._datasets),
         }
-        _write(root, step, state, about, keep)
-        self._roots.add(root)
+        earlier = _finished(root)
+        behind = self._behind.setdefault(root, [])
+        others = sorted(
+            [save for save in earlier if save.step != step],
+            key=lambda save: (save.number in behind, save.number),
+        )
+        kept = others[max(len(others) + 1 - keep, 0) :]
+        number = earlier[-1].number + 1 if earlier else 1
+        save = _Save(number, step, root / f"{number:06d}-step-{step}")
+        _write(save, state, about, [save for save in earlier if save not in kept])
+        behind.append(number)
 
     def read(
         self,
         path: str | os.PathLike[str],
         step: int | None,
         data: bool,
-        like: tuple[Any, chex.PRNGKey],
+        like: Any,
+        types: Sequence[Any],
+        key: chex.PRNGKey,
     ) -> tuple[int, Any, chex.PRNGKey]:
         """Returns step, state and key of a save; takes the data to where they were.
 
+        Args:
+          path: directory of saves.
+          step: which save, or None for the latest.
+          data: whether to take the data to where they were.
+          like: state of the same structure and shapes; arrays are placed as its.
+          types: states of the shapes and types that the saved one may have.
+          key: a key of the same kind.
+
         Raises:
           FileNotFoundError: if there is no finished save.
-          ValueError: if there is none of `step`, it is damaged, or of another state;
-            or data cannot go to where they were.
+          ValueError: if there is none of `step`, it is damaged, or of another state
+            or kind of key; or data cannot go to where they were.
         """
         root = _resolve(path)
-        state, key = like
-        state, about = _read_any(root, step, state)
+        save, state, about = _read_any(root, step, like, types, key)
         key = _wrap_key(key, jnp.array(about["key"], jnp.uint32))
         if data:  # Last: what fails before leaves all as it was.
             restore_positions(self._datasets, about["data"])
-        self._roots.add(root)
+        known = self._behind.get(root, [])
+        if save.number in known:
+            self._behind[root] = [number for number in known if number <= save.number]
+        else:
+            self._behind[root] = _numbers_behind(save, _finished(root))
         return about["step"], state, key
-
-
-@dataclasses.dataclass(frozen=True, order=True)
-class _Save:
-    number: int
-    step: int
-    path: pathlib.Path
 
 
 def saved_steps(path: str | os.PathLike[str]) -> list[int]:
@@ -118,29 +147,27 @@ def _resolve(path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def _write(
-    root: pathlib.Path, step: int, state: Any, about: dict[str, Any], keep: int
+    save: _Save, state: Any, about: dict[str, Any], removed: Sequence[_Save]
 ) -> None:
-    """Adds a save, then removes all but the last `keep`.
+    """Writes a save, then removes others.
 
     Every process calls this; all must see the directory.
 
     Args:
-      root: directory of saves.
-      step: the step, of which any earlier save is removed.
+      save: what to call it.
       state: arrays, each sharded or the same in every process.
       about: further entries, of JSON.
-      keep: how many saves to keep.
+      removed: the saves to remove.
     """
     ocp = _orbax()
-    earlier = _finished(root)
-    number = earlier[-1].number + 1 if earlier else 1
-    save = _Save(number, step, root / f"{number:06d}-step-{step}")
+    root = save.path.parent
     if jax.process_index() == 0:
         root.mkdir(parents=True, exist_ok=True)
         for path in _unfinished(root):
             shutil.rmtree(path)
     arrays = {name: _as_array(leaf) for name, leaf in _named(state).items()}
-    about = about | {"step": step, "arrays": _describe(arrays)}
+    keys = {name: _key_impl(k) for name, k in _named(state).items() if _is_key(k)}
+    about |= {"step": save.step, "arrays": _describe(arrays), "state_key_impls": keys}
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         checkpointer.save(
             save.path,
@@ -150,27 +177,22 @@ def _write(
         )
     if jax.process_index() == 0:
         _finish(save)
-        others = [other for other in earlier if other.step != step]
-        for other in {*earlier} - {*others[max(len(others) + 1 - keep, 0) :]}:
+        for other in removed:
             (other.path / _DIGESTS).unlink()  # First: from here on it is unfinished.
             shutil.rmtree(other.path)
-    multihost_utils.sync_global_devices(f"enn save {number}")
+    multihost_utils.sync_global_devices(f"enn save {save.number}")
 
 
 def _read_any(
-    root: pathlib.Path, step: int | None, like: Any
-) -> tuple[Any, dict[str, Any]]:
-    """Returns the state and the further entries of a save.
+    root: pathlib.Path,
+    step: int | None,
+    like: Any,
+    types: Sequence[Any],
+    key: chex.PRNGKey,
+) -> tuple[_Save, Any, dict[str, Any]]:
+    """Returns a save, its state and its further entries; see `Saves.read`.
 
-    Args:
-      root: directory of saves.
-      step: which save, or None for the latest.
-      like: state of the same structure, shapes and types; arrays are placed as its.
-
-    Raises:
-      FileNotFoundError: if there is no finished save.
-      ValueError: if there is none of `step`, it is damaged, or of another state. The
-        message names a save that can be restored, if there is one.
+    The message of an error names a save that can be restored, if there is one.
     """
     saves = _finished(root)
     if not saves:
@@ -179,11 +201,12 @@ def _read_any(
     if not chosen:
         steps = ", ".join(str(save.step) for save in saves)
         raise ValueError(f"{root} holds no save of step {step}, but of {steps}.")
+    read = functools.partial(_read, like=like, types=types, key=key)
     try:
-        return _read(chosen[0], like)
+        return chosen[0], *read(chosen[0])
     except ValueError as error:
         others = [save for save in reversed(saves) if save not in chosen]
-        good = next((save.step for save in others if _is_good(save, like)), None)
+        good = next((save.step for save in others if _succeeds(read, save)), None)
         hint = (
             "No other save there can be restored either."
             if good is None
@@ -240,32 +263,72 @@ def _digests(path: pathlib.Path) -> dict[str, str]:
     return digests
 
 
-def _read(save: _Save, like: Any) -> tuple[Any, dict[str, Any]]:
+def _read(
+    save: _Save, like: Any, types: Sequence[Any], key: chex.PRNGKey
+) -> tuple[Any, dict[str, Any]]:
     """Reads one save; raises ValueError with what is wrong with it."""
     _check_digests(save)
     ocp = _orbax()
-    arrays = {name: _as_array(leaf) for name, leaf in _named(like).items()}
+    leaves = _named(like)
+    arrays = {name: _as_array(leaf) for name, leaf in leaves.items()}
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         about = checkpointer.restore(
             save.path, ocp.args.Composite(about=ocp.args.JsonRestore())
         ).about
-        _check_same(about["arrays"], _describe(arrays))
+        saved = about["arrays"]
+        good = [t for t in map(_describe_abstract, types) if t == saved]
+        _check_key("experiment.rng", about.get("key_impl"), key)
+        for name, impl in about.get("state_key_impls", {}).items():
+            if _is_key(leaves.get(name)):
+                _check_key(name, impl, leaves[name])
+        _check_same(saved, good[0] if good else _describe(arrays))
+        if np.shape(about["key"]) != np.shape(jax.random.key_data(key)):
+            raise ValueError(
+                f"has a random key of {len(about['key'])} numbers, and this experiment "
+                f"one of {_key_impl(key)}"
+            )
+        wanted = {
+            name: jax.ShapeDtypeStruct(
+                array.shape,
+                jnp.dtype(saved[name].partition("[")[0]),
+                sharding=getattr(array, "sharding", None),
+            )
+            for name, array in arrays.items()
+        }
         restored = checkpointer.restore(
-            save.path,
-            ocp.args.Composite(
-                state=ocp.args.StandardRestore(jax.tree.map(_abstract, arrays))
-            ),
+            save.path, ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
         ).state
-    leaves = [_place(leaf, restored[name]) for name, leaf in _named(like).items()]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves), about
+    placed = [_place(leaf, restored[name]) for name, leaf in leaves.items()]
+    return jax.tree.unflatten(jax.tree.structure(like), placed), about
 
 
-def _is_good(save: _Save, like: Any) -> bool:
+def _succeeds(read: Callable[[_Save], Any], save: _Save) -> bool:
     try:
-        _read(save, like)
+        read(save)
     except ValueError:
         return False
     return True
+
+
+def _check_key(name: str, impl: str | None, key: chex.PRNGKey) -> None:
+    """Raises ValueError unless a saved key is of the kind of `key`, if it says so."""
+    if impl not in (None, _key_impl(key)):
+        raise ValueError(
+            f"has random keys of {impl} in {name}, and this experiment of "
+            f"{_key_impl(key)}: set jax_default_prng_impl to {impl!r} before it is made"
+        )
+
+
+def _numbers_behind(save: _Save, saves: Sequence[_Save]) -> list[int]:
+    """The saves that a run has behind it at `save`, as far as their names tell.
+
+    One that a save of an earlier step follows was left behind by going back.
+    """
+    numbers, step = [], save.step + 1
+    for other in sorted(saves, reverse=True):
+        if other.number <= save.number and other.step < step:
+            numbers, step = [other.number, *numbers], other.step
+    return numbers
 
 
 def _check_digests(save: _Save) -> None:
@@ -308,6 +371,21 @@ def _describe(arrays: Mapping[str, Any]) -> dict[str, str]:
     return {name: f"{a.dtype}{list(a.shape)}" for name, a in arrays.items()}
 
 
+def _describe_abstract(tree: Any) -> dict[str, str]:
+    """The same of a tree of shapes and types."""
+    data = {
+        name: jax.eval_shape(jax.random.key_data, leaf)
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        else leaf
+        for name, leaf in _named(tree).items()
+    }
+    return _describe(data)
+
+
+def _key_impl(key: chex.PRNGKey) -> str:
+    return str(jax.random.key_impl(key))
+
+
 def _is_key(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and jnp.issubdtype(
         leaf.dtype, jax.dtypes.prng_key
@@ -320,11 +398,6 @@ def _as_array(leaf: Any) -> Any:
     if isinstance(leaf, jax.Array):
         return leaf
     return np.asarray(leaf, jnp.result_type(leaf))  # The type it gets in training.
-
-
-def _abstract(array: Any) -> jax.ShapeDtypeStruct:
-    sharding = array.sharding if isinstance(array, jax.Array) else None
-    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
 
 
 def _place(leaf: Any, restored: Any) -> Any:

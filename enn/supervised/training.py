@@ -1,19 +1,17 @@
 """A training run: a network's state and all that moves it on."""
 
-import contextlib
 import dataclasses
 import os
 import pathlib
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import FrameType
 from typing import Any, Generic, TypeVar, cast
 
 import chex
 import haiku as hk
 import jax
+import numpy as np
 import optax
 import tqdm
 
@@ -21,7 +19,7 @@ from enn import _checks, _sharding
 from enn import loggers as enn_loggers
 from enn.datasets.base import ArrayBatch
 from enn.networks.base import EnnArray, EnnNoState, Output
-from enn.supervised import programs
+from enn.supervised import interrupts, programs
 from enn.supervised.chunks import MAX_STEPS, Chunk, ChunkReader, Stream, agree
 from enn.supervised.loop import (
     NonFiniteError,
@@ -29,6 +27,8 @@ from enn.supervised.loop import (
     Trained,
     TrainingState,
     shared_loop,
+    type_of,
+    types_of,
 )
 from enn.supervised.saving import Saves
 
@@ -145,10 +145,14 @@ class TrainingRun:
         inputs = first_batch.x if first_batch is not None else init_x
         index = enn.indexer(next(self.rng))
         params, network_state = enn.init(next(self.rng), inputs, index)
-        self.state = _sharding.put_members(
-            self.mesh,
-            TrainingState(params, network_state, optimizer.init(params)),
-            enn.indexer,
+        state = TrainingState(params, network_state, optimizer.init(params))
+        if self.mesh is not None:
+            self._set_key(_sharding.untyped(self._key()))
+            state, inputs, index = _sharding.untyped((state, inputs, index))
+        self.state = _sharding.put_members(self.mesh, state, enn.indexer)
+        self._optimizer = optimizer
+        self._initial_types = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), type_of(leaf)), self.state
         )
         step_bytes = 0
         for i, trainer in enumerate(trainers):
@@ -156,7 +160,7 @@ class TrainingRun:
             if sample is not None:
                 step_bytes += self._check_loss(trainer.pure_loss, sample)
 
-        unrolled = _is_slow_in_a_loop(enn, params, network_state, inputs, index)
+        unrolled = _is_slow_in_a_loop(enn, *state[:2], inputs, index)
         self.loop = shared_loop(
             tuple(trainer.pure_loss for trainer in trainers),
             optimizer,
@@ -177,6 +181,7 @@ class TrainingRun:
             keeps_data=self.mesh is None,
         )
         self._pace = _Pace()
+        self._settled: Any = None
         self._pending: _Pending | None = None
         trained = {f"training data set {i}": t.dataset for i, t in enumerate(trainers)}
         evaluated = {f"evaluation data set {n!r}": d for n, d in eval_datasets.items()}
@@ -187,14 +192,20 @@ class TrainingRun:
 
     def predict(self, inputs: chex.Array, key: chex.PRNGKey) -> Output:
         """Returns the network's output at `inputs`, at the index drawn with `key`."""
+        if self.mesh is not None:
+            inputs, key = _sharding.untyped((inputs, key))
         with _sharding.on_mesh(self.mesh):
-            return self._predict(self.state, inputs, key)
+            out = self._predict(self.state, inputs, key)
+        return out if self.mesh is None else _sharding.retyped(out)
 
     def loss(self, batch: Any, key: chex.PRNGKey) -> chex.Array:
         """Returns the (first) loss on `batch`."""
+        if self.mesh is not None:
+            batch, key = _sharding.untyped((batch, key))
         batch = _sharding.put_rows(self.mesh, batch)
         with _sharding.on_mesh(self.mesh):
-            return self._loss(self.state, batch, key)[0]
+            loss, _ = self._loss(self.state, batch, key)
+        return loss if self.mesh is None else _sharding.retyped(loss)
 
     def save(self, path: str | os.PathLike[str], keep: int) -> None:
         """Saves; see `Experiment.save`."""
@@ -204,8 +215,10 @@ class TrainingRun:
         self, path: str | os.PathLike[str], step: int | None, data: bool
     ) -> None:
         """Restores a save; see `Experiment.restore`."""
-        like = self.state, self.rng.internal_state[0]
-        self.step, self.state, key = self._saves.read(path, step, data, like)
+        key, _ = self.rng.internal_state
+        self.step, self.state, key = self._saves.read(
+            path, step, data, self.state, self._abstract_states(), key
+        )
         self._set_key(key)
         if data:
             self._reader.drop_batch()
@@ -230,9 +243,11 @@ class TrainingRun:
         hidden = self._is_silent or not progress
         stops = on_nonfinite == "stop"
         last_step, saved_step = self.step + num_batches, self.step
+        # Clusters send SIGTERM some seconds before they take the machine away.
+        signals = [signal.SIGINT] + ([signal.SIGTERM] if root else [])
         self._pace.start()
         with (
-            _deferred_interrupts() as interrupt,
+            interrupts.deferred(*signals) as interrupt,
             tqdm.tqdm(total=num_batches, disable=hidden, unit="step") as bar,
         ):
             try:
@@ -267,6 +282,8 @@ class TrainingRun:
         """Reads at most `most` steps, up to the next multiple of a frequency."""
         until_due = [freq - self.step % freq for freq in freqs if freq]
         num_steps = min(most, self._pace.steps, *until_due)
+        if types_of(self.state) != self._settled:
+            num_steps = 1  # A loop needs a step that leaves all types as they were.
         chunk = self._reader.read(self.step + 1, num_steps)
         if self._multi_process:
             chunk, self._pace.steps = agree(chunk, self._pace.wanted)
@@ -283,6 +300,8 @@ class TrainingRun:
         trained = self.loop.run(*start, chunk)
         last = self._pending
         self._pending = _Pending(self.step + 1, chunk, start, trained)
+        if types_of(trained.state) == types_of(self.state):
+            self._settled = types_of(self.state)
         self.state, self.step = trained.state, self.step + chunk.num_steps
         self._set_key(trained.key)
         if last is not None:
@@ -315,6 +334,10 @@ class TrainingRun:
             self._pending = None
             self._reader.drop_batch()
             error = NonFiniteError(self.step + 1, reason)
+        all_metrics = [
+            enn_loggers.plain({name: m[name][:num_steps] for name in m})
+            for m in all_metrics
+        ]
         for i in range(num_steps):
             step = pending.first_step + i
             if not self._train_log_freq or step % self._train_log_freq:
@@ -332,7 +355,22 @@ class TrainingRun:
 
     def _write_evaluation(self) -> None:
         for row in self._evaluate(self) if self._evaluate else ():
-            self.logger.write({"step": self.step, "sgd": False, **row})
+            row = {"step": self.step, "sgd": False, **row}
+            self.logger.write(enn_loggers.plain(row))
+
+    def _abstract_states(self) -> list[TrainingState]:
+        """Shapes and types of the state: at first, and those it takes on in training.
+
+        An optimiser may change the types of its state in the first step.
+        """
+        params, _, opt_state = self._initial_types
+        states = [self._initial_types]
+        for _ in range(2):
+            _, opt_state = jax.eval_shape(
+                self._optimizer.update, params, opt_state, params
+            )
+            states.append(states[0]._replace(opt_state=opt_state))
+        return states
 
     def _write_save(self, root: pathlib.Path, keep: int) -> None:
         if self._reader.holds_batch:
@@ -367,7 +405,10 @@ class TrainingRun:
 
         labels = getattr(batch, "y", None)
         key, _ = self.rng.internal_state
-        loss, (network_state, metrics) = jax.eval_shape(traced, self.state, batch, key)
+        with _sharding.on_mesh(self.mesh):
+            loss, (network_state, metrics) = jax.eval_shape(
+                traced, self.state, batch, key
+            )
         if loss.shape != ():
             raise ValueError(
                 f"loss_fn must return a scalar loss, got shape {list(loss.shape)}."
@@ -422,40 +463,6 @@ class _Pace:
             wanted = min(rate * _SECONDS_PER_DISPATCH, 8 * self.steps, MAX_STEPS)
             self.wanted = max(int(wanted), 1)
         self._noted_at, self._running_steps = now, num_steps
-
-
-@contextlib.contextmanager
-def _deferred_interrupts() -> Iterator[threading.Event]:
-    """Holds Ctrl-C back until the block ends; a second one comes through at once.
-
-    Yields:
-      An event that is set by Ctrl-C. The block may set it too.
-
-    Raises:
-      KeyboardInterrupt: at the end of the block, if the event is set.
-    """
-    event = threading.Event()
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if event.is_set():
-            signal.default_int_handler(number, frame)
-        event.set()
-
-    # Handlers of others stay. One of several processes must not stop by itself.
-    holds_back = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        and jax.process_count() == 1
-    )
-    if holds_back:
-        signal.signal(signal.SIGINT, note)
-    try:
-        yield event
-    finally:
-        if holds_back:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-    if event.is_set():
-        raise KeyboardInterrupt
 
 
 class _DatasetEnded(StopIteration):

@@ -76,7 +76,7 @@ def batch_norm_ensemble() -> networks.EnnArray:
 
     transformed = hk.without_apply_rng(hk.transform_with_state(model))
     ensemble = networks.EnsembleWithState(transformed, 8)
-    priors = networks.mlp_priors.MLPPriors([8, 2], 8, seed=0)
+    priors = networks.ensembles.MLPPriors([8, 2], 8, seed=0)
     return compiled_init(networks.EnnWithAdditivePrior(ensemble, priors))
 
 

@@ -1,5 +1,6 @@
 """Ctrl-C: training stops between steps, saves, and loses nothing."""
 
+import os
 import pathlib
 import signal
 import threading
@@ -71,6 +72,23 @@ def test_ctrl_c_saves_and_resumes(
     tiny.assert_same_training(resumed, whole)
     experiment.train(50 - experiment.step)
     tiny.assert_same_training(experiment, whole)
+
+
+def test_sigterm_saves_and_resumes_bit_identically(tmp_path: pathlib.Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    experiment = tiny.make_experiment(
+        Disturbed({14: lambda: os.kill(os.getpid(), signal.SIGTERM)})
+    )
+    with pytest.raises(KeyboardInterrupt):
+        experiment.train(100, save_dir=tmp_path)
+    assert 13 <= experiment.step < 40
+    assert supervised.saved_steps(tmp_path) == [experiment.step]
+    assert signal.getsignal(signal.SIGTERM) is before
+    whole, resumed = (tiny.make_experiment(Disturbed({})) for _ in range(2))
+    whole.train(50)
+    resumed.restore(tmp_path)
+    resumed.train(50 - resumed.step)
+    tiny.assert_same_training(resumed, whole)
 
 
 def test_a_batch_of_another_shape_is_not_lost(tmp_path: pathlib.Path) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 
 import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from enn import supervised
+from enn import base, supervised
 from enn.datasets import ArrayBatch
 from enn.supervised import saving
 from tests.support import tiny
@@ -197,6 +198,100 @@ def test_the_last_saves_are_kept(tmp_path: pathlib.Path) -> None:
     experiment.save(tmp_path, keep=1)
     assert supervised.saved_steps(tmp_path) == [5]
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_saves_left_behind_by_going_back_are_removed_first(
+    tmp_path: pathlib.Path,
+) -> None:
+    experiment = tiny.make_experiment()
+    experiment.train(30, save_dir=tmp_path, save_every=10)
+    experiment.restore(tmp_path, step=10)
+    experiment.train(2, save_dir=tmp_path, keep=2)
+    # 20 and 30 are of the run that was given up, though they are newer than 10.
+    assert supervised.saved_steps(tmp_path) == [10, 12]
+
+
+def test_the_same_step_is_saved_again_after_going_back(tmp_path: pathlib.Path) -> None:
+    experiment = tiny.make_experiment()
+    experiment.train(20, save_dir=tmp_path, save_every=10)
+    expected = experiment.state
+    experiment.restore(tmp_path, step=10)
+    experiment.train(10, save_dir=tmp_path)
+    assert supervised.saved_steps(tmp_path) == [10, 20]
+    tiny.assert_identical(experiment.state, expected)
+    again = tiny.make_experiment()
+    again.restore(tmp_path)
+    tiny.assert_identical(again.state, expected)
+
+
+@pytest.mark.parametrize("other", ["unsafe_rbg", "threefry2x32"])
+def test_keys_of_another_generator_are_refused_before_anything_moves(
+    other: str, tmp_path: pathlib.Path
+) -> None:
+    with jax.default_prng_impl("rbg"):
+        first = tiny.make_experiment()
+        first.train(2, save_dir=tmp_path)
+    with jax.default_prng_impl(other):
+        data = tiny.make_batches()
+        experiment = tiny.make_experiment(data)
+        state, rng = experiment.state, experiment.rng.internal_state
+        position = data.state()
+        with pytest.raises(ValueError, match=f"random keys of rbg.*of {other}"):
+            experiment.restore(tmp_path)
+        assert data.state() == position
+        tiny.assert_identical(experiment.state, state)
+        tiny.assert_identical(experiment.rng.internal_state, rng)
+    with jax.default_prng_impl("rbg"):
+        same = tiny.make_experiment()
+        same.restore(tmp_path)
+        tiny.assert_same_training(same, first)
+
+
+def _counts_keys(impl: str) -> Any:
+    """A network that keeps a typed random key in its state."""
+    enn = tiny.make_enn()
+
+    def apply(params: Any, state: Any, inputs: Any, index: Any) -> Any:
+        out, calls = enn.apply(params, state, inputs, index)
+        return out, calls | {"rng": {"key": jax.random.split(state["rng"]["key"])[0]}}
+
+    def init(key: Any, inputs: Any, index: Any) -> Any:
+        params, state = enn.init(key, inputs, index)
+        return params, state | {"rng": {"key": jax.random.key(5, impl=impl)}}
+
+    return base.EpistemicNetwork(apply, init, enn.indexer)
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_typed_keys_in_the_network_state_are_saved(
+    impl: str, tmp_path: pathlib.Path
+) -> None:
+    whole, resumed = (tiny.make_experiment(enn=_counts_keys(impl)) for _ in range(2))
+    whole.train(4, save_dir=tmp_path)
+    whole.train(4)
+    resumed.restore(tmp_path)
+    resumed.train(4)
+    tiny.assert_same_training(resumed, whole)
+    other = tiny.make_experiment(
+        enn=_counts_keys("rbg" if impl != "rbg" else "unsafe_rbg")
+    )
+    with pytest.raises(ValueError, match=f"{impl}.*network_state"):
+        other.restore(tmp_path)
+
+
+def test_optimiser_state_that_changes_its_type_is_saved(tmp_path: pathlib.Path) -> None:
+    def make() -> supervised.Experiment:
+        return tiny.make_experiment(
+            enn=tiny.make_bfloat16_enn(),
+            optimizer=optax.rmsprop(jnp.float32(1e-3), momentum=0.9),
+        )
+
+    whole, resumed = make(), make()
+    whole.train(5, save_dir=tmp_path)
+    whole.train(5)
+    resumed.restore(tmp_path)
+    resumed.train(5)
+    tiny.assert_same_training(resumed, whole)
 
 
 def test_saves_of_another_run_are_not_touched(copied: pathlib.Path) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -356,3 +357,45 @@ def test_progress_bar_counts_the_steps(capsys: pytest.CaptureFixture[str]) -> No
     assert "7/7" in capsys.readouterr().err
     experiment.train(5)
     assert capsys.readouterr().err == ""
+
+
+class _OneLineLogger:
+    """Writes each row as JSON, which knows no arrays."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def write(self, data: Any) -> None:
+        self.lines.append(json.dumps(data))
+
+
+@pytest.mark.parametrize("make", [tiny.make_experiment, tiny.make_multiloss_experiment])
+def test_rows_are_plain_for_training_and_evaluation(make: Any) -> None:
+    experiment = make()
+    experiment.logger = logger = _OneLineLogger()
+    experiment.train(20)
+    rows = [json.loads(line) for line in logger.lines]
+    assert [row["step"] for row in rows if row["dataset"] == "test"]
+    assert all(
+        type(value) in (int, float, str, bool) for row in rows for value in row.values()
+    )
+
+
+def test_optimiser_state_that_changes_its_type_trains_as_one_step_at_a_time() -> None:
+    # The trace of rmsprop is bfloat16 at first, and float32 after the first step.
+    optimizer = optax.rmsprop(jnp.float32(1e-3), momentum=0.9)
+    enn = tiny.make_bfloat16_enn()
+    together, apart = (
+        tiny.make_experiment(enn=enn, optimizer=optimizer) for _ in range(2)
+    )
+    together.train(12)
+    for _ in range(12):
+        apart.train(1)
+    tiny.assert_same_training(together, apart)
+    types = {leaf.dtype for leaf in jax.tree.leaves(together.state.opt_state)}
+    assert jnp.dtype(jnp.float32) in types
+    params = jax.tree.leaves(together.state.params)
+    assert {leaf.dtype for leaf in params} == {jnp.dtype(jnp.bfloat16)}
+    assert np.isfinite(
+        [row["loss"] for row in together.logger.rows if row["sgd"]]
+    ).all()

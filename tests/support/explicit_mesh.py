@@ -1,4 +1,7 @@
-"""Calls metrics, priorities and networks on rows sharded over an explicit axis.
+"""Calls the library under a mesh that the user has set, with an explicit axis.
+
+Metrics, priorities and networks take rows sharded over it, and an experiment is given
+the mesh, with this kind of axis and with an automatic one.
 
 Run as a program with several devices, prints the names of calls that give other
 numbers than on one device, or fail, as a JSON dict with the reasons.
@@ -8,10 +11,11 @@ import json
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from enn import active_learning, metrics, networks
+from enn import active_learning, metrics, networks, utils
 from tests.networks.descriptors import DESCRIPTORS
+from tests.support import tiny
 from tests.support.batches import LABELS, LOGITS, normal
 
 NUM_DEVICES = 4
@@ -78,10 +82,35 @@ def _without_key(name):
     return lambda logits, labels: priority(logits, labels, jax.random.key(0))
 
 
+def _train(mesh=None):
+    """Returns parameters, loss and predictions after training."""
+    batches = utils.make_batch_iterator(tiny.make_data(), batch_size=4)
+    experiment = tiny.make_experiment(
+        batches, eval_datasets={"test": batches}, mesh=mesh
+    )
+    experiment.train(20)
+    batch, key = next(batches), jax.random.PRNGKey(1)
+    return (
+        experiment.state.params,
+        experiment.loss(batch, key),
+        experiment.predict(batch.x, key),
+        [row["loss"] for row in experiment.logger.rows if row["sgd"]],
+    )
+
+
 def failures():
     """Returns the reasons by name of the call."""
-    mesh = jax.make_mesh((NUM_DEVICES,), ("data",))
     found = {}
+    expected = jax.device_get(_train())
+    for axis_type in (AxisType.Auto, AxisType.Explicit):
+        mesh = jax.make_mesh((NUM_DEVICES,), ("data",), axis_types=(axis_type,))
+        try:
+            with jax.set_mesh(mesh):
+                trained = jax.device_get(_train(mesh))
+            jax.tree.map(_assert_close, trained, expected)
+        except Exception as error:
+            found[f"experiment, {axis_type}"] = f"{type(error).__name__}: {error}"
+    mesh = jax.make_mesh((NUM_DEVICES,), ("data",))
     for name, fn, args in _calls():
         expected = jax.device_get(fn(*args))
         rows = jax.tree.map(lambda x: jax.device_put(x, _by_row(mesh, x)), args)

@@ -32,6 +32,21 @@ def make_enn(num_outputs: int = 1, name: str = "linear") -> Any:
     return base.EpistemicNetwork(apply, init, indexers.PrngIndexer())
 
 
+def make_bfloat16_enn() -> Any:
+    """Returns the same network with parameters and outputs in half precision."""
+    enn = make_enn()
+
+    def apply(params: Any, state: Any, inputs: Any, index: Any) -> Any:
+        out, state = enn.apply(params, state, inputs.astype(jnp.bfloat16), index)
+        return out.astype(jnp.bfloat16), state
+
+    def init(key: Any, inputs: Any, index: Any) -> Any:
+        params, state = enn.init(key, inputs, index)
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params), state
+
+    return base.EpistemicNetwork(apply, init, enn.indexer)
+
+
 def make_data(seed: int = 0) -> ArrayBatch:
     rng = np.random.default_rng(seed)
     return ArrayBatch(x=rng.normal(size=(12, 3)), y=rng.normal(size=(12, 1)))
