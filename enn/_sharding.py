@@ -41,7 +41,7 @@ def check_mesh(mesh: Any) -> Mesh | None:
     return _with_auto_axes(mesh)
 
 
-def _with_auto_axes(mesh: Mesh) -> Mesh:
+def _with_auto_axes(mesh: Any) -> Mesh:
     # The axes of `jax.make_mesh` put shardings into types, which ties the code to them.
     axis_types = (AxisType.Auto,) * len(mesh.axis_names)
     return Mesh(mesh.devices, mesh.axis_names, axis_types=axis_types)
@@ -72,7 +72,7 @@ def untyped(tree: Tree) -> Tree:
             return jax.device_put(leaf, NamedSharding(mesh, sharding.spec))
         with off_mesh():
             if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                data = np.asarray(jax.random.key_data(leaf))
+                data = jax.numpy.asarray(np.asarray(jax.random.key_data(leaf)))
                 return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
             return jax.numpy.asarray(np.asarray(leaf))
 

@@ -16,13 +16,13 @@ def main(num_steps: int = 1000, picture: str = "") -> tuple[float, float]:
     rng = np.random.default_rng(0)
     noise_std = 0.05 + 0.3 * np.abs(x := rng.uniform(-1, 1, [1000, 1]))
     y = np.sin(3 * x) + noise_std * rng.normal(size=x.shape)
-
     # Members differ by a prior function of the mean, and not of the scale.
     enn = networks.MLPEnsembleMatchedPrior([50, 50, 2], num_ensemble=10)
     enn, loss = networks.scale_prior(enn, [1, 0]), losses.GaussianNLLLoss(0.01)
     loss_fn = losses.average_single_index_loss(loss, 10)
     batches = utils.make_batch_iterator(ArrayBatch(x=x[:500], y=y[:500]), 100)
-    experiment = supervised.Experiment(enn, loss_fn, optax.adam(3e-3), batches)
+    opt = optax.adam(3e-3)
+    experiment = supervised.Experiment(enn, loss_fn, opt, batches, train_log_freq=100)
     experiment.train(num_steps)
     outputs = sample_predictions(experiment, x[500:], 30)
     nll = metrics.make_mixture_nll_calculator(loss.parse)(outputs, y[500:])
@@ -30,10 +30,11 @@ def main(num_steps: int = 1000, picture: str = "") -> tuple[float, float]:
         grid = np.linspace(-2, 2, 200)
         mean, std = loss.parse(sample_predictions(experiment, grid[:, None], 30))
         figure, axes = plots.make_figure()
-        plots.draw_uncertainties(axes[0, 0], grid, mean, std, x[:500], y[:500])
+        spread = np.asarray(mean), np.asarray(std)
+        plots.draw_uncertainties(axes[0, 0], grid, *spread, x[:500], y[:500])
         figure.savefig(picture)
     return float(nll), float(np.log(noise_std[500:] * np.sqrt(2 * np.pi * np.e)).mean())
 
 
 if __name__ == "__main__":  # Arguments: number of steps, file of the picture.
-    print(*main(*map(int, sys.argv[1:2]), *sys.argv[2:]))
+    print(*main(int((sys.argv[1:2] or [1000])[0]), *sys.argv[2:]))

@@ -34,7 +34,7 @@ def test_a_network_holds_apply_init_and_indexer_in_this_order():
     assert (enn.apply, enn.init) == (_apply, _init)
     assert enn.indexer == networks.GaussianIndexer(2)
     with pytest.raises(TypeError, match="indexer"):
-        base.EpistemicNetwork(_apply, _init)
+        base.EpistemicNetwork(_apply, _init)  # pyrefly: ignore[missing-argument]
 
 
 def test_the_indexer_of_a_network_may_be_reassigned():

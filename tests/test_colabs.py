@@ -20,7 +20,7 @@ def _run(name: str) -> nbformat.NotebookNode:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
-    return notebook
+    return notebook  # pyrefly: ignore[bad-return]
 
 
 def _text(notebook: nbformat.NotebookNode) -> str:

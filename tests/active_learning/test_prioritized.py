@@ -155,4 +155,4 @@ def test_get_at_index_takes_what_arrays_take(rows):
 def test_batcher_is_an_active_learner():
     assert isinstance(_by_score([1.0]), active_learning.ActiveLearner)
     with pytest.raises(TypeError, match="abstract"):
-        active_learning.ActiveLearner()
+        active_learning.ActiveLearner()  # pyrefly: ignore[bad-instantiation]

@@ -37,7 +37,7 @@ class Server:
                 answer = answers.popleft() if len(answers) > 1 else answers[0]
                 return answer(self)
 
-            def log_message(self, *args: object) -> None:
+            def log_message(self, *args: object) -> None:  # pyrefly: ignore[bad-override]
                 pass
 
         with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:

@@ -37,7 +37,7 @@ def test_array_batch_is_a_pytree_with_alphabetical_leaves_and_no_nones():
 def test_array_batch_is_frozen_and_replaced():
     batch = datasets.ArrayBatch(x=1, y=2)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        batch.x = 3
+        batch.x = 3  # pyrefly: ignore[read-only]
     assert batch.replace(x=3) == dataclasses.replace(batch, x=3)
     assert (batch.x, batch.replace(x=3).x) == (1, 3)
 
@@ -63,7 +63,7 @@ def test_ood_variants():
 
 def test_dataset_is_abstract():
     with pytest.raises(TypeError, match="abstract"):
-        datasets.Dataset()
+        datasets.Dataset()  # pyrefly: ignore[bad-instantiation]
     assert datasets.Dataset.__abstractmethods__ == {
         "num_classes",
         "eval_input_shape",

@@ -103,10 +103,10 @@ class Named(datasets.DatasetWithTransform):
         self.name = name
 
     # Names stand in for the iterators.
-    def train_dataset(self):
+    def train_dataset(self):  # pyrefly: ignore[bad-override]
         return f"{self.name} train"
 
-    def eval_datasets(self):
+    def eval_datasets(self):  # pyrefly: ignore[bad-override]
         return {"eval": f"{self.name} eval"}
 
 

@@ -115,7 +115,7 @@ def test_state_keeps_its_dtypes(state_merge):
     assert step._cache_size() == 1
 
 
-_merge_updates = jax.jit(lambda *states: base._merge(*states, "updates"))
+_merge_updates = jax.jit(lambda *states: base._merge(*states, "updates"))  # pyrefly: ignore[bad-argument-count]
 _STATES = hnp.arrays(np.float32, (4, 5), elements=st.integers(-3, 3).map(float))
 
 

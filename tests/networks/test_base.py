@@ -93,7 +93,7 @@ def test_a_module_of_inputs_and_index_must_define_its_call():
         pass
 
     def make():
-        return NoCall()
+        return NoCall()  # pyrefly: ignore[bad-instantiation]
 
     with pytest.raises(TypeError, match="abstract"):
         hk.transform(make).init(jax.random.PRNGKey(0))

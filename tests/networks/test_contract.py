@@ -88,7 +88,7 @@ def _computed(net: Descriptor) -> Computed:
 
 def _predict(enn: Any, *args: Any) -> tuple[jax.Array, Any]:
     out, new_state = enn.apply(*args)
-    return networks.parse_net_output(out), new_state
+    return networks.parse_net_output(out), new_state  # pyrefly: ignore[bad-return]
 
 
 def _batch_size(net: Descriptor) -> int:

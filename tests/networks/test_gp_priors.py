@@ -65,7 +65,7 @@ def test_gamma_is_a_number_or_a_pair(gamma):
 @pytest.mark.parametrize("sizes", [(0, 2, 5), (3, -1, 5), (3, 2, 0), (3, 2.0, 5)])
 def test_sizes_of_a_gp_are_positive(sizes):
     with pytest.raises(ValueError, match="must be an integer >= 1"):
-        networks.make_random_feat_gp(*sizes, key(1))
+        networks.make_random_feat_gp(*sizes, key(1))  # pyrefly: ignore[bad-argument-count]
 
 
 @pytest.mark.parametrize("shape", [(4, 2), (4, 3, 2), (3,), ()])

@@ -174,7 +174,7 @@ def test_positions_that_were_not_saved(saved: pathlib.Path) -> None:
 
 
 def test_positions_that_are_not_json(tmp_path: pathlib.Path) -> None:
-    class Odd(type(itertools.chain())):
+    class Odd(type(itertools.chain())):  # pyrefly: ignore[invalid-inheritance]
         def state(self) -> Any:
             return {1, 2}
 

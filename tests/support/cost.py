@@ -30,7 +30,7 @@ def flops_at_indices(
     params, state = abstract_variables(enn, inputs)
 
     def predict(params: Any, state: Any, inputs: Any, index: base.Index) -> jax.Array:
-        return parse_net_output(enn.apply(params, state, inputs, index)[0])
+        return parse_net_output(enn.apply(params, state, inputs, index)[0])  # pyrefly: ignore[bad-return]
 
     if num_indices is None:
         index = jax.eval_shape(enn.indexer, key)

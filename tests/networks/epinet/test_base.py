@@ -197,7 +197,7 @@ def test_parameters_or_state_without_the_base_raise(lacking: int) -> None:
     removed = min(saved.variables[lacking])
     del variables[lacking][removed]
     with pytest.raises(ValueError, match=f"lack the module '{removed}'"):
-        enn.apply(*variables, X, INDEX)
+        enn.apply(*variables, X, INDEX)  # pyrefly: ignore[bad-argument-count]
 
 
 def test_networks_compare_and_hash_by_identity() -> None:

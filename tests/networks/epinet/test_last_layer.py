@@ -70,7 +70,7 @@ def test_many_indices_share_what_does_not_depend_on_them() -> None:
     )
 
     def predict(params: dict, hidden: jax.Array, index: jax.Array) -> jax.Array:
-        return epinet.apply(params, {}, hidden, index, hidden)[0].preds
+        return epinet.apply(params, {}, hidden, index, hidden)[0].preds  # pyrefly: ignore[bad-return]
 
     flops = cost.flops(
         jax.vmap(predict, (None, None, 0)), params, hidden, jnp.ones((num_indices, dim))

@@ -77,7 +77,7 @@ def test_prior_comes_from_the_stream_asked_for(
     def values(images: jax.Array) -> jax.Array:
         prior = make_cifar_conv_prior(2, legacy_stream=legacy_stream)
         assert jax.config.jax_threefry_partitionable == partitionable
-        return prior(images, jnp.array([1.0, -1.0]))
+        return prior(images, jnp.array([1.0, -1.0]))  # pyrefly: ignore[bad-return]
 
     with jax.threefry_partitionable(partitionable):
         np.testing.assert_allclose(values(ONES)[0, :2], expected, atol=1e-5)
