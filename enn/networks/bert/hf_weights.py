@@ -112,7 +112,8 @@ def load_hf_bert(
     Raises:
       ImportError: without safetensors, which the extra `bert` installs.
       ValueError: naming every tensor that is missing, unexpected or of another shape
-        than the configuration says, and for a checkpoint of another architecture.
+        than the configuration says, or two that have one place; and for a checkpoint
+        of another architecture.
     """
     file = pathlib.Path(path)
     if file.suffix != ".safetensors":
@@ -180,11 +181,18 @@ def _read_config(file: pathlib.Path) -> BertConfig:
 def _read_tensors(file: pathlib.Path) -> dict[str, np.ndarray]:
     """Returns tensors under their present names without the prefix `bert.`."""
     safetensors = _extras.require("safetensors.numpy", "bert")
-    tensors = {}
-    for name, tensor in safetensors.load_file(file).items():
-        name = name.removeprefix("bert.")
+    tensors: dict[str, np.ndarray] = {}
+    stored: dict[str, str] = {}
+    for stored_name, tensor in sorted(safetensors.load_file(file).items()):
+        name = stored_name.removeprefix("bert.")
         name = name.replace("LayerNorm.gamma", "LayerNorm.weight")
         name = name.replace("LayerNorm.beta", "LayerNorm.bias")
+        if name in stored:
+            raise ValueError(
+                f"{file} holds two tensors for {name}: {stored[name]} and "
+                f"{stored_name}."
+            )
+        stored[name] = stored_name
         if name not in _WITHOUT_PLACE:
             tensors[name] = tensor
     return tensors

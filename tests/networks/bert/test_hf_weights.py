@@ -283,6 +283,21 @@ def test_every_problem_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "twin"),
+    [
+        ("pooler.dense.bias", "bert.pooler.dense.bias"),
+        ("embeddings.LayerNorm.weight", "embeddings.LayerNorm.gamma"),
+    ],
+)
+def test_two_tensors_of_one_place_are_both_named(tmp_path, name, twin):
+    tensors = _tensors() | {twin: np.ones([6], np.float32)}
+    with pytest.raises(ValueError, match="two tensors") as error:
+        load_hf_bert(_save(tmp_path, tensors))
+    assert name in str(error.value)
+    assert twin in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"model_type": "roberta"}, "model_type must be 'bert', got 'roberta'"),
