@@ -19,6 +19,8 @@ def _run(name: str) -> nbformat.NotebookNode:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
+    strict = "import warnings\nwarnings.simplefilter('error')"
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(strict))
     nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
     return notebook  # pyrefly: ignore[bad-return]
 

@@ -446,3 +446,17 @@ def test_priors_do_not_depend_on_their_number_under_another_generator():
             for num in (2, 3)
         )
         np.testing.assert_allclose(two[1](X), three[1](X), rtol=1e-5)
+
+
+def test_batch_norm_under_many_indices_leaks_no_tracer():
+    enn = networks.EnsembleWithState(BATCH_NORM, 3)
+    params, state = compiled(enn.init)(key(0), X, 0)
+    forward = jax.jit(jax.vmap(enn.apply, in_axes=[None, None, None, 0]))
+    with jax.checking_leaks():
+        out, new_state = forward(params, state, X, np.arange(4) % 3)
+    np.testing.assert_allclose(out[3], out[0], rtol=1e-5, atol=1e-6)
+    jax.tree.map(
+        lambda new, old: np.testing.assert_equal(new.shape, (4, *old.shape)),
+        new_state,
+        state,
+    )

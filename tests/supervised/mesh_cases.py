@@ -195,10 +195,13 @@ def on_eight_devices(saves: pathlib.Path) -> dict[str, Any]:
             "device_shape": weights.addressable_data(0).shape,
         }
     trained["index"].save(saves)
-    trained["data"].restore(saves, data=False)
-    results["saved"], results["restored"] = map(
-        summary, (trained["index"], trained["data"])
-    )
+    results["saved"] = summary(trained["index"])
+    three = jax.sharding.Mesh(np.array(jax.devices()[:3]), ["data"])
+    trained["three"] = train_ensemble(three, 0, dataset=both_halves(12))
+    results["restored"] = {}
+    for name in ("none", "three", "data"):
+        trained[name].restore(saves, data=False)
+        results["restored"][name] = summary(trained[name])["state"]
     for name in ("none", "data and index"):
         experiment = train_dropout(make_mesh(MESHES[name]))
         batches = [next(both_halves(BATCH_SIZE)), next(both_halves(8))]

@@ -141,8 +141,9 @@ def test_two_processes_with_data_of_their_own_train_as_one(
     assert first["readme_batch_size"] == 8
 
 
-def test_save_is_restored_on_another_mesh(eight_devices: Any) -> None:
-    assert eight_devices["restored"]["state"] == eight_devices["saved"]["state"]
+@pytest.mark.parametrize("other", ["none", "three", "data"])
+def test_save_is_restored_on_another_mesh(eight_devices: Any, other: str) -> None:
+    assert eight_devices["restored"][other] == eight_devices["saved"]["state"]
 
 
 def test_two_processes_resume_where_they_saved(two_processes: Any) -> None:
