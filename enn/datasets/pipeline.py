@@ -136,13 +136,18 @@ class BatchStream(Positioned, Iterator[base.ArrayBatch]):
         return self._progress.position, batch
 
     def _read_from(self, position: int) -> Any:
+        # Rows are read in groups that divide a batch, which costs less than one at a
+        # time, and are stacked once, as batches; workers send whole groups.
         grain = _extras.require("grain", "datasets")
         batching = self._batching
         rows = utils.batch_rows(batching.total_batch_size, batching.data_parallelism)
         size = max(n for n in range(1, _MAX_GROUP + 1) if rows % n == 0)
         threads = min(16, 2 * (os.cpu_count() or 1))
         options = grain.ReadOptions(threads, max(threads, 2 * rows // size))
-        groups = _grouped(self._examples, position, size).to_iter_dataset(options)
+        groups = _grouped(self._examples, position, size)
+        if batching.num_workers:
+            groups = groups.map(_pack)
+        groups = groups.to_iter_dataset(options)
         if batching.num_workers:
             # Workers ask absl for flags, which only programs of absl have parsed.
             flags = _extras.require("absl.flags", "datasets").FLAGS
@@ -165,26 +170,32 @@ class BatchStream(Positioned, Iterator[base.ArrayBatch]):
 def _grouped(examples: Any, start: int, size: int) -> Any:
     """The examples from `start` on, `size` at a time: one at a time costs too much.
 
-    An element is which rows there are, `[size]`, and those stacked.
+    An element is a list of examples, with None for a row that is not there.
     """
     grain = _extras.require("grain", "datasets")
     stop = len(examples)
 
-    def read(group: int) -> tuple[np.ndarray, Any]:
+    def read(group: int) -> list[Any]:
         first = start + group * size
-        rows = [examples[row] for row in range(first, min(first + size, stop))]
-        is_there = np.array([row is not None for row in rows])
-        return is_there, utils.stack([row for row in rows if row is not None])
+        return [examples[row] for row in range(first, min(first + size, stop))]
 
     return grain.MapDataset.range(-(-(stop - start) // size)).map(read)
 
 
+def _pack(group: list[Any]) -> tuple[np.ndarray, Any]:
+    """Which rows there are, and those stacked: few arrays pass between processes."""
+    is_there = np.array([row is not None for row in group])
+    return is_there, utils.stack([row for row in group if row is not None])
+
+
 class _Ungroup:
-    """Undoes `_grouped`: one element a row, None for one that is not there."""
+    """Undoes `_grouped` and `_pack`: one element a row."""
 
     max_fan_out = _MAX_GROUP
 
-    def flat_map(self, group: tuple[np.ndarray, Any]) -> list[Any]:
+    def flat_map(self, group: list[Any] | tuple[np.ndarray, Any]) -> list[Any]:
+        if isinstance(group, list):
+            return group
         is_there, stacked = group
         leaves, structure = jax.tree.flatten(stacked)
         rows = map(structure.unflatten, zip(*leaves, strict=True))

@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the demo; `arguments` default to the command line's."""
     options = _parse(arguments)
     # Help and errors above need not wait for JAX.
-    from enn.demo import digits, toy
+    from enn.demo import digits, pictures
 
     chosen = DATASETS if options.dataset == "all" else (options.dataset,)
     training = (options.agents, options.seed, options.steps)
@@ -98,9 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for dataset in chosen:
         print(f"\n{dataset}", flush=True)
         if dataset == "regression":
-            figure = toy.draw_regression(*training)
+            figure = pictures.draw_regression(*training)
         elif dataset == "moons":
-            figure = toy.draw_moons(*training)
+            figure = pictures.draw_moons(*training)
         else:
             data = digits.load_digits(options.seed)
             results = [

@@ -187,14 +187,14 @@ def _read_tensors(file: pathlib.Path) -> dict[str, np.ndarray]:
         name = stored_name.removeprefix("bert.")
         name = name.replace("LayerNorm.gamma", "LayerNorm.weight")
         name = name.replace("LayerNorm.beta", "LayerNorm.bias")
+        if name in _WITHOUT_PLACE:
+            continue
         if name in stored:
             raise ValueError(
                 f"{file} holds two tensors for {name}: {stored[name]} and "
                 f"{stored_name}."
             )
-        stored[name] = stored_name
-        if name not in _WITHOUT_PLACE:
-            tensors[name] = tensor
+        stored[name], tensors[name] = stored_name, tensor
     return tensors
 
 
