@@ -20,6 +20,10 @@ def test_resnet18_gives_the_golden_numbers() -> None:
     )
 
 
+@pytest.mark.skipif(
+    jax.config.read("jax_disable_most_optimizations"),
+    reason="takes 25 s to compile; .ci/run has it, with XLA's optimisations",
+)
 def test_resnet50_gives_the_golden_numbers() -> None:
     images = golden.normal(2, 32, 32, 3)
     golden.assert_enn_matches(
