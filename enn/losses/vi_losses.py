@@ -195,7 +195,9 @@ def log_normal_prob(
     x: chex.Array, mu: chex.Array | float = 0, sigma: chex.Array | float = 1
 ) -> jax.Array:
     """Returns log N(x; mu, sigma²), elementwise."""
-    x, mu, sigma = (at_least_float32(value) for value in (x, mu, sigma))
+    # Python numbers take the type of the arrays, with float64 enabled too.
+    dtype = jnp.result_type(at_least_float32(x), mu, sigma)
+    x, mu, sigma = (jnp.asarray(value, dtype) for value in (x, mu, sigma))
     log_sigma, normalised = jnp.log(sigma), (x - mu) / sigma
     return -0.5 * jnp.log(2 * jnp.pi) - log_sigma - 0.5 * jnp.square(normalised)
 
