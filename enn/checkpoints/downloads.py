@@ -63,6 +63,7 @@ def read_url(
     pooch = _extras.require("pooch", "checkpoints")
     name = pooch.utils.unique_file_name(url)
     folder = pathlib.Path(os.environ.get("ENN_CACHE") or pooch.os_cache("enn"))
+    folder = folder.expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     file, record = folder / name, folder / f"{name}.sha256"
     source = "as asked for"

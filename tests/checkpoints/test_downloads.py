@@ -49,6 +49,15 @@ def test_downloads_once_and_records_the_hash(
     assert server.requests == ["/file"]
 
 
+def test_the_cache_may_be_in_the_home_folder(
+    server: Server, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("ENN_CACHE", "~/kept")
+    read_url(server.put("file", DATA), len)
+    assert _kept(tmp_path / "kept") == ["file", "file.sha256"]
+
+
 def test_files_of_the_same_name_are_kept_apart(server: Server) -> None:
     urls = [server.put("a/file", DATA), server.put("b/file", OTHER)]
     for _ in range(2):
