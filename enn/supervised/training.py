@@ -300,8 +300,9 @@ class TrainingRun:
         trained = self.loop.run(*start, chunk)
         last = self._pending
         self._pending = _Pending(self.step + 1, chunk, start, trained)
-        if types_of(trained.state) == types_of(self.state):
-            self._settled = types_of(self.state)
+        types = types_of(trained.state)
+        if types == types_of(self.state):
+            self._settled = types
         self.state, self.step = trained.state, self.step + chunk.num_steps
         self._set_key(trained.key)
         if last is not None:
