@@ -24,6 +24,7 @@ from enn.datasets import ArrayBatch
 from enn.datasets.in_memory import BatchIterator
 from enn.loggers import MemoryLogger
 from tests import conftest  # noqa: F401  # the same settings
+from tests.support.fast import compiled_init
 
 NUM_STEPS = 50
 NUM_SAVED = 20
@@ -38,13 +39,6 @@ MESHES = {
     "index": {"index": 8},
     "data and index": {"data": 4, "index": 2},
 }
-
-
-def _compiled_init(enn: Any) -> Any:
-    # This module computes as it is imported, which starts JAX before it may be.
-    from tests.support.fast import compiled_init
-
-    return compiled_init(enn)
 
 
 def make_mesh(axes: dict[str, int]) -> jax.sharding.Mesh | None:
@@ -83,13 +77,13 @@ def batch_norm_ensemble() -> networks.EnnArray:
     transformed = hk.without_apply_rng(hk.transform_with_state(model))
     ensemble = networks.EnsembleWithState(transformed, 8)
     priors = networks.ensembles.MLPPriors([8, 2], 8, seed=0)
-    return _compiled_init(networks.EnnWithAdditivePrior(ensemble, priors))
+    return compiled_init(networks.EnnWithAdditivePrior(ensemble, priors))
 
 
 @functools.cache
 def dropout() -> networks.EnnArray:
     """A network whose index is a random key."""
-    return _compiled_init(networks.MLPDropoutENN([16, 2]))
+    return compiled_init(networks.MLPDropoutENN([16, 2]))
 
 
 def summary(experiment: Any) -> dict[str, Any]:

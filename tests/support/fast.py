@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from enn import base, networks
@@ -17,7 +16,7 @@ from enn.networks.base import OutputWithPrior
 from enn.networks.utils import parse_net_output
 
 # The inputs of the predictions that the tests list.
-X = jnp.array([[0, 0.2, 0.4], [0.6, 0.8, 1.0]])
+X = np.array([[0, 0.2, 0.4], [0.6, 0.8, 1.0]], np.float32)
 
 
 def key(seed: int) -> jax.Array:
