@@ -1,14 +1,16 @@
 """Parameters of one's own networks, in safetensors and JSON.
 
 A folder holds `model.safetensors`, the arrays by their paths in the tree, and
-`model.json`: the version of the layout, the tree of these names, and the SHA-256 that
-the file of arrays must have. Neither can hold code.
+`model.json`: the version of the layout, the tree of these names, the SHA-256 that the
+file of arrays must have, and a few predictions that tell the network from others.
+Neither can hold code.
 """
 
 import hashlib
 import json
 import os
 import pathlib
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +21,9 @@ import numpy as np
 
 from enn import _extras
 from enn.checkpoints.utils import check_shapes
+from enn.networks.base import EnnArray
+from enn.supervised import probes
+from enn.supervised.base import check_network
 
 _VERSION = 1
 _TYPES = {
@@ -29,26 +34,42 @@ _ARRAYS, _TREE = "model.safetensors", "model.json"
 
 
 def save_pretrained(
-    path: str | os.PathLike[str], params: hk.Params, state: hk.State | None = None
+    path: str | os.PathLike[str],
+    params: hk.Params,
+    state: hk.State | None = None,
+    *,
+    enn: EnnArray | None = None,
+    inputs: Any = None,
 ) -> None:
     """Saves parameters and state in a folder, for `load_pretrained`.
 
     Existing files are replaced at once, when the new ones are complete.
 
+    Predictions may depend on more than these: on prior functions, which are drawn from
+    a seed, or on the frozen base of an epinet. With `enn` the save tells networks that
+    differ in this apart.
+
     Args:
       path: the folder, made where there is none.
       params: nested mappings of arrays, at any depth, with names of any characters.
       state: the same of the network's state.
+      enn: the network, of which a few predictions at made-up inputs are saved too.
+      inputs: a batch of inputs, needed with `enn`: only shapes and types matter.
 
     Raises:
       ImportError: without safetensors, which the extra `checkpoints` installs.
       ValueError: naming the place, for a leaf that is not an array of numbers, or of a
         type that safetensors lacks, a name that is not a string, or a container that
-        is not a mapping.
+        is not a mapping; unless `enn` and `inputs` are given together.
     """
+    if (enn is None) != (inputs is None):
+        raise ValueError("enn and inputs must be given together, or neither.")
     safetensors = _extras.require("safetensors.numpy", "checkpoints")
     arrays: dict[str, np.ndarray] = {}
     tree = _name_leaves({"params": params, "state": state or {}}, (), arrays)
+    probe = None
+    if enn is not None:
+        probe = probes.record(enn, params, state or {}, inputs)
     folder = pathlib.Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     content = safetensors.save(arrays)
@@ -56,13 +77,16 @@ def save_pretrained(
         "version": _VERSION,
         "sha256": hashlib.sha256(content).hexdigest(),
         "tree": tree,
+        "probe": probe,
     }
     _replace(folder / _ARRAYS, content)
     _replace(folder / _TREE, json.dumps(layout, indent=1).encode())
 
 
 def load_pretrained(
-    path: str | os.PathLike[str], like: tuple[Any, Any] | None = None
+    path: str | os.PathLike[str],
+    like: EnnArray | tuple[Any, Any] | None = None,
+    inputs: Any = None,
 ) -> tuple[hk.Params, hk.State]:
     """Returns the parameters and state that `save_pretrained` saved.
 
@@ -70,8 +94,12 @@ def load_pretrained(
 
     Args:
       path: the folder.
-      like: parameters and state, or their shapes, to compare with:
-        `jax.eval_shape(enn.init, key, inputs, index)`.
+      like: the network to compare with: it must predict what the saved one did. Or
+        its parameters and state, or their shapes, of which only these are compared:
+        `jax.eval_shape(enn.init, key, inputs, index)`. A warning says what could not
+        be compared.
+      inputs: a batch of inputs of the network, needed only where these are neither an
+        array nor a dict of arrays.
 
     Returns:
       `(params, state)`, nested dicts of JAX arrays of the types that were saved. Types
@@ -81,12 +109,13 @@ def load_pretrained(
       FileNotFoundError: if there is no such folder or file.
       ImportError: without safetensors, which the extra `checkpoints` installs.
       ValueError: if a file is damaged, the two do not belong together, or the version
-        is unknown; and naming the first leaf, with both shapes, where the tree is not
-        `like` the given one.
+        is unknown; naming the first leaf, with both shapes, where the tree is not
+        `like` the given one; and if the network predicts something else.
     """
     safetensors = _extras.require("safetensors.numpy", "checkpoints")
     folder = pathlib.Path(path)
-    sha256, names = _read_layout(folder / _TREE)
+    layout = _read_layout(folder / _TREE)
+    sha256, names = layout["sha256"], layout["tree"]
     file = folder / _ARRAYS
     if hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
         raise ValueError(f"{file} is damaged, or belongs to another {_TREE}.")
@@ -96,8 +125,47 @@ def load_pretrained(
     except Exception as error:  # safetensors raises of many kinds.
         raise ValueError(f"{file} cannot be read as {_TREE} says: {error}.") from error
     if like is not None:
-        check_shapes(str(folder), tree, {"params": like[0], "state": like[1]})
+        _check_like(str(folder), tree, like, layout.get("probe"), inputs)
     return tree["params"], tree["state"]
+
+
+def _check_like(name: str, tree: Any, like: Any, probe: Any, inputs: Any) -> None:
+    """Compares what was loaded with a network, as far as both tell.
+
+    Raises:
+      ValueError: if they do not belong together.
+      TypeError: if `like` is not what `load_pretrained` takes, or lacks `inputs`.
+    """
+    if isinstance(like, tuple):
+        _check_shapes(name, tree, like)
+        return _warn(name, "`like` is only shapes, not the network itself")
+    check_network(like)
+    if probe is not None:
+        inputs = probes.make_inputs(probe, inputs)
+    if inputs is not None:
+        key = jax.random.key(0)
+        _check_shapes(
+            name, tree, jax.eval_shape(like.init, key, inputs, like.indexer(key))
+        )
+    if probe is None:
+        return _warn(name, "it was saved without `enn`, or by an earlier version")
+    try:
+        probes.check(probe, like, tree["params"], tree["state"], inputs)
+    except probes.ProbeError as error:
+        raise ValueError(f"{name} {error}.") from None
+
+
+def _check_shapes(name: str, tree: Any, variables: tuple[Any, Any]) -> None:
+    params, state = variables
+    check_shapes(name, tree, {"params": params, "state": state})
+
+
+def _warn(name: str, reason: str) -> None:
+    warnings.warn(
+        f"{name}: whether prior functions, the base of an epinet and whatever else is "
+        f"not among parameters are as they were could not be checked: {reason}.",
+        stacklevel=4,
+    )
 
 
 def _name_leaves(
@@ -125,14 +193,14 @@ def _replace(file: pathlib.Path, content: bytes) -> None:
     partial.replace(file)
 
 
-def _read_layout(file: pathlib.Path) -> tuple[str, Any]:
+def _read_layout(file: pathlib.Path) -> dict[str, Any]:
     content = file.read_bytes()
     try:
         layout = json.loads(content)
         version = layout["version"]
         if version == _VERSION:
             tree = {name: dict(layout["tree"][name]) for name in ("params", "state")}
-            return layout["sha256"], tree
+            return {**layout, "tree": tree, "sha256": layout["sha256"]}
     except (LookupError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{file} does not describe parameters: {error}.") from error
     raise ValueError(f"{file} has version {version!r}: only {_VERSION} is known.")

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from enn import _checks
 from enn.datasets.base import ArrayBatchIterator
 from enn.networks import forwarders, utils
-from enn.networks.base import Output
+from enn.networks.base import EnnNoState, Output
 
 
 @dataclasses.dataclass(eq=False)
@@ -37,6 +37,20 @@ class BaseExperiment(abc.ABC):
     @abc.abstractmethod
     def loss(self, batch: Any, key: chex.PRNGKey) -> chex.Array:
         """Returns the loss on `batch`."""
+
+
+def check_network(enn: Any) -> None:
+    """Raises TypeError unless `enn` is an epistemic network with state."""
+    if isinstance(enn, EnnNoState):
+        raise TypeError(
+            "enn is a network without state: pass "
+            "enn.networks.wrap_enn_no_state_as_enn(enn)."
+        )
+    if not all(callable(getattr(enn, f, None)) for f in ("apply", "init", "indexer")):
+        raise TypeError(
+            "enn must be an enn.base.EpistemicNetwork, with functions apply, init and "
+            f"indexer; got {type(enn).__name__}."
+        )
 
 
 # Compiled once for a network, however often it is plotted.

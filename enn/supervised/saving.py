@@ -70,7 +70,13 @@ class Saves:
         return root
 
     def write(
-        self, root: pathlib.Path, step: int, state: Any, key: chex.PRNGKey, keep: int
+        self,
+        root: pathlib.Path,
+        step: int,
+        state: Any,
+        key: chex.PRNGKey,
+        probe: Any,
+        keep: int,
     ) -> None:
         """Adds a save to a directory that `check` returned, and removes old ones.
 
@@ -78,6 +84,7 @@ class Saves:
         before any that the run has behind it.
         """
         about = {
+            "probe": probe,
             "key": np.asarray(jax.random.key_data(key)).tolist(),
             "key_impl": _key_impl(key),
             "data": dump_positions(self._datasets),
@@ -102,6 +109,7 @@ class Saves:
         like: Any,
         types: Sequence[Any],
         key: chex.PRNGKey,
+        check_probe: Callable[[Any, Any], None],
     ) -> tuple[int, Any, chex.PRNGKey]:
         """Returns step, state and key of a save; takes the data to where they were.
 
@@ -112,14 +120,27 @@ class Saves:
           like: state of the same structure and shapes; arrays are placed as its.
           types: states of the shapes and types that the saved one may have.
           key: a key of the same kind.
+          check_probe: raises ValueError, for the probe of a save and its state, if they
+            are of another network.
 
         Raises:
           FileNotFoundError: if there is no finished save.
-          ValueError: if there is none of `step`, it is damaged, or of another state
-            or kind of key; or data cannot go to where they were.
+          ValueError: if there is none of `step`, it is damaged, or of another state,
+            network or kind of key; or data cannot go to where they were.
         """
         root = _resolve(path)
-        save, state, about = _read_any(root, step, like, types, key)
+        read = functools.partial(
+            _read, like=like, types=types, key=key, check_probe=check_probe
+        )
+        save, state, about = _read_any(root, step, read)
+        if about.get("probe") is None:
+            warnings.warn(
+                f"The save of step {save.step} in {root}, of an earlier version, holds "
+                "no predictions: whether the network's prior functions and whatever "
+                "else is not among its parameters are those of the saved run could not "
+                "be checked.",
+                stacklevel=4,
+            )
         key = _wrap_key(key, jnp.array(about["key"], jnp.uint32))
         if data:  # Last: what fails before leaves all as it was.
             restore_positions(self._datasets, about["data"])
@@ -186,9 +207,7 @@ def _write(
 def _read_any(
     root: pathlib.Path,
     step: int | None,
-    like: Any,
-    types: Sequence[Any],
-    key: chex.PRNGKey,
+    read: Callable[[_Save], tuple[Any, dict[str, Any]]],
 ) -> tuple[_Save, Any, dict[str, Any]]:
     """Returns a save, its state and its further entries; see `Saves.read`.
 
@@ -201,7 +220,6 @@ def _read_any(
     if not chosen:
         steps = ", ".join(str(save.step) for save in saves)
         raise ValueError(f"{root} holds no save of step {step}, but of {steps}.")
-    read = functools.partial(_read, like=like, types=types, key=key)
     try:
         return chosen[0], *read(chosen[0])
     except ValueError as error:
@@ -264,7 +282,11 @@ def _digests(path: pathlib.Path) -> dict[str, str]:
 
 
 def _read(
-    save: _Save, like: Any, types: Sequence[Any], key: chex.PRNGKey
+    save: _Save,
+    like: Any,
+    types: Sequence[Any],
+    key: chex.PRNGKey,
+    check_probe: Callable[[Any, Any], None],
 ) -> tuple[Any, dict[str, Any]]:
     """Reads one save; raises ValueError with what is wrong with it."""
     _check_digests(save)
@@ -299,7 +321,10 @@ def _read(
             save.path, ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
         ).state
     placed = [_place(leaf, restored[name]) for name, leaf in leaves.items()]
-    return jax.tree.unflatten(jax.tree.structure(like), placed), about
+    state = jax.tree.unflatten(jax.tree.structure(like), placed)
+    if about.get("probe") is not None:
+        check_probe(about["probe"], state)
+    return state, about
 
 
 def _succeeds(read: Callable[[_Save], Any], save: _Save) -> bool:

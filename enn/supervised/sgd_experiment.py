@@ -194,7 +194,8 @@ class Experiment(BaseExperiment):
     def save(self, path: str | os.PathLike[str], keep: int = 3) -> None:
         """Saves all that training needs to continue with the same numbers.
 
-        That is the state, random keys, step and positions of the data. A save that
+        That is the state, random keys, step and positions of the data, and a few
+        predictions at made-up inputs, which tell the network from others. A save that
         is not finished is never restored: one may be killed at any moment. Several
         processes all call this, with a directory that all of them see. Needs the
         extra `checkpoints`.
@@ -220,7 +221,10 @@ class Experiment(BaseExperiment):
 
         They are the same to the last bit on devices and versions of the same kind.
         The experiment must be made as the saved one was: code, seeds and data are not
-        saved. On an error it stays as it is. Rows logged between the save and the end
+        saved. The network must predict what the saved one did: one of the same shapes
+        with other prior functions, or on another frozen base, is refused. Saves of
+        earlier versions cannot tell, which a warning says. On an error the experiment
+        stays as it is. Rows logged between the save and the end
         of the saved run are logged again.
 
         Args:
@@ -232,8 +236,8 @@ class Experiment(BaseExperiment):
         Raises:
           FileNotFoundError: if there is no finished save.
           ValueError: if there is none of `step`; if it is damaged, or of another
-            architecture or optimiser, with a step that can be restored instead; or if
-            data cannot go to where they were.
+            architecture, network or optimiser, with a step that can be restored
+            instead; or if data cannot go to where they were.
         """
         self._run.restore(path, step, data)
 

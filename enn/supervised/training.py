@@ -18,8 +18,9 @@ import tqdm
 from enn import _checks, _sharding
 from enn import loggers as enn_loggers
 from enn.datasets.base import ArrayBatch
-from enn.networks.base import EnnArray, EnnNoState, Output
-from enn.supervised import interrupts, programs
+from enn.networks.base import EnnArray, Output
+from enn.supervised import interrupts, probes, programs
+from enn.supervised.base import check_network
 from enn.supervised.chunks import MAX_STEPS, Chunk, ChunkReader, Stream, agree
 from enn.supervised.loop import (
     NonFiniteError,
@@ -119,7 +120,7 @@ class TrainingRun:
         init_x: Any,
         mesh: jax.sharding.Mesh | None,
     ):
-        _check_enn(enn)
+        check_network(enn)
         for trainer in trainers:
             _check_dataset(trainer.dataset)
         self.enn = enn
@@ -151,9 +152,7 @@ class TrainingRun:
             state, inputs, index = _sharding.untyped((state, inputs, index))
         self.state = _sharding.put_members(self.mesh, state, enn.indexer)
         self._optimizer = optimizer
-        self._initial_types = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), type_of(leaf)), self.state
-        )
+        self._inputs, self._initial_types = _shapes_of((inputs, self.state))
         step_bytes = 0
         for i, trainer in enumerate(trainers):
             sample = getattr(trainer.dataset, "data", None if i else first_batch)
@@ -217,7 +216,13 @@ class TrainingRun:
         """Restores a save; see `Experiment.restore`."""
         key, _ = self.rng.internal_state
         self.step, self.state, key = self._saves.read(
-            path, step, data, self.state, self._abstract_states(), key
+            path,
+            step,
+            data,
+            self.state,
+            self._abstract_states(),
+            key,
+            self._check_probe,
         )
         self._set_key(key)
         if data:
@@ -240,6 +245,8 @@ class TrainingRun:
             if save_dir is None:
                 raise ValueError("save_every needs save_dir, where to save.")
         root = None if save_dir is None else self._saves.check(save_dir, keep)
+        if root is not None:
+            self._probe()  # Compiles it: after SIGTERM there may be no time for that.
         hidden = self._is_silent or not progress
         stops = on_nonfinite == "stop"
         last_step, saved_step = self.step + num_batches, self.step
@@ -376,7 +383,14 @@ class TrainingRun:
     def _write_save(self, root: pathlib.Path, keep: int) -> None:
         if self._reader.holds_batch:
             raise ValueError("A batch was pulled but not trained: call train first.")
-        self._saves.write(root, self.step, self.state, self._key(), keep)
+        self._saves.write(root, self.step, self.state, self._key(), self._probe(), keep)
+
+    def _probe(self) -> dict[str, Any]:
+        return probes.record(self.enn, *self.state[:2], self._inputs, self.mesh)
+
+    def _check_probe(self, probe: Any, state: TrainingState) -> None:
+        inputs = probes.make_inputs(probe, self._inputs)
+        probes.check(probe, self.enn, *state[:2], inputs, self.mesh)
 
     def _key(self) -> chex.PRNGKey:
         key, reserved = self.rng.internal_state
@@ -490,6 +504,12 @@ def _shardings(tree: Any) -> tuple[Any, tuple[jax.sharding.Sharding, ...]]:
     return structure, tuple(leaf.sharding for leaf in leaves)
 
 
+def _shapes_of(tree: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), type_of(leaf)), tree
+    )
+
+
 def _is_slow_in_a_loop(enn: EnnArray, *args: Any) -> bool:
     """Whether steps run faster one a dispatch than in a loop on the device.
 
@@ -498,19 +518,6 @@ def _is_slow_in_a_loop(enn: EnnArray, *args: Any) -> bool:
     if jax.default_backend() != "cpu":
         return False
     return "conv_general_dilated" in str(jax.make_jaxpr(enn.apply)(*args))
-
-
-def _check_enn(enn: Any) -> None:
-    if isinstance(enn, EnnNoState):
-        raise TypeError(
-            "enn is a network without state: give the experiment "
-            "enn.networks.wrap_enn_no_state_as_enn(enn)."
-        )
-    if not all(callable(getattr(enn, f, None)) for f in ("apply", "init", "indexer")):
-        raise TypeError(
-            "enn must be an enn.base.EpistemicNetwork, with functions apply, init and "
-            f"indexer; got {type(enn).__name__}."
-        )
 
 
 def _check_dataset(dataset: Any) -> None:

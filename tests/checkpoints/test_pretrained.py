@@ -11,8 +11,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from enn import checkpoints
+from enn import checkpoints, networks
 from enn.checkpoints import load_pretrained, save_pretrained
+from enn.networks.checkpoints import EnnCheckpoint
 from enn.networks.resnet.base import EnsembleResNetENN
 from tests.support import fast
 from tests.support.resnets import IMAGES, TINY
@@ -167,7 +168,8 @@ def test_another_network_is_named_by_its_first_difference(
     save_pretrained(tmp_path, *variables)
     key = jax.random.PRNGKey(0)
     like = jax.eval_shape(enn.init, key, IMAGES, 0)
-    _assert_same(load_pretrained(tmp_path, like), variables)
+    with pytest.warns(UserWarning, match="could not be checked"):
+        _assert_same(load_pretrained(tmp_path, like), variables)
     wider = EnsembleResNetENN(5, is_training=False, config=TINY)
     with pytest.raises(
         ValueError,
@@ -193,3 +195,96 @@ def test_missing_package_is_named(
 
 def test_public_names() -> None:
     assert checkpoints.__all__ == ["load_pretrained", "save_pretrained"]
+
+
+X = np.ones([2, 3], np.float32)
+
+
+def _ensemble(**kwargs: Any) -> networks.EnnArray:
+    return networks.MLPEnsembleMatchedPrior([4, 2], num_ensemble=3, **kwargs)
+
+
+def _epinet_on(base_seed: int) -> networks.EnnArray:
+    resnet = EnsembleResNetENN(2, is_training=False, config=TINY)
+    checkpoint = EnnCheckpoint(
+        "base",
+        lambda: fast.random_params(resnet, IMAGES, base_seed),
+        lambda: resnet,
+    )
+    return networks.epinet.ResnetFinalEpinet(
+        networks.epinet.ResnetFinalEpinetConfig(checkpoint, 3, 2, [4])
+    )
+
+
+@pytest.mark.parametrize(
+    ("enn", "same", "other", "inputs"),
+    [
+        (_ensemble(seed=3), _ensemble(seed=3), _ensemble(seed=7), X),
+        (_ensemble(), _ensemble(), _ensemble(prior_scale=1.1), X),
+        (_epinet_on(1), _epinet_on(1), _epinet_on(2), IMAGES),
+    ],
+    ids=["seed", "scale", "base"],
+)
+def test_a_network_of_other_priors_or_base_is_refused(
+    enn: Any, same: Any, other: Any, inputs: Any, tmp_path: pathlib.Path
+) -> None:
+    variables = fast.random_params(enn, inputs)
+    save_pretrained(tmp_path, *variables, enn=enn, inputs=np.zeros_like(inputs))
+    _assert_same(load_pretrained(tmp_path, like=same), variables)
+    message = r"is of another network: with the same parameters .* seed"
+    with pytest.raises(ValueError, match=message):
+        load_pretrained(tmp_path, like=other)
+
+
+def test_inputs_of_several_arrays(tmp_path: pathlib.Path) -> None:
+    def forward(inputs: Any) -> jax.Array:
+        return hk.Linear(2)(inputs[0]) + inputs[1]
+
+    inputs = (X, np.array([1, 0]))
+    pair = networks.wrap_net_fn_as_enn(forward)
+    named = networks.wrap_net_fn_as_enn(lambda x: forward((x["a"], x["b"]["c"])))
+    for enn, tree in ((pair, inputs), (named, {"a": X, "b": {"c": inputs[1]}})):
+        tree = jax.tree.map(lambda leaf: leaf if leaf.ndim > 1 else leaf[:, None], tree)
+        save_pretrained(tmp_path, *fast.init(enn, tree), enn=enn, inputs=tree)
+        load_pretrained(tmp_path, enn, tree)
+        if enn is named:
+            load_pretrained(tmp_path, enn)
+            continue
+        with pytest.raises(TypeError, match="inputs must be given"):
+            load_pretrained(tmp_path, enn)
+
+
+def test_what_cannot_be_compared_is_said(tmp_path: pathlib.Path) -> None:
+    enn = _ensemble()
+    variables = fast.random_params(enn, X)
+    save_pretrained(tmp_path, *variables)
+    _edit(tmp_path, probe=None)
+    message = "prior functions.*could not be checked: it was saved without `enn`"
+    for inputs in (None, X):
+        with pytest.warns(UserWarning, match=message):
+            _assert_same(load_pretrained(tmp_path, enn, inputs), variables)
+    wider = networks.MLPEnsembleMatchedPrior([4, 3], num_ensemble=3)
+    with pytest.raises(ValueError, match=r"has shape \[3, 2\], not \[3, 3\]"):
+        load_pretrained(tmp_path, wider, X)
+    with pytest.warns(UserWarning, match="`like` is only shapes"):
+        load_pretrained(tmp_path, variables)
+    with pytest.raises(TypeError, match=r"must be an .*EpistemicNetwork.* got list"):
+        load_pretrained(tmp_path, [])
+    with pytest.raises(ValueError, match="enn and inputs must be given together"):
+        save_pretrained(tmp_path, *variables, enn=enn)
+
+
+def test_rounding_is_not_another_network(tmp_path: pathlib.Path) -> None:
+    enn = _ensemble()
+    params, state = fast.random_params(enn, X)
+    save_pretrained(tmp_path, params, state, enn=enn, inputs=X)
+    probe = json.loads((tmp_path / "model.json").read_text())["probe"]
+    largest = max(map(abs, probe["predictions"]))
+    for change, is_same in ((1e-5, True), (1e-2, False)):
+        moved = [value + change * largest for value in probe["predictions"]]
+        _edit(tmp_path, probe=probe | {"predictions": moved})
+        if is_same:
+            load_pretrained(tmp_path, enn)
+            continue
+        with pytest.raises(ValueError, match="another network"):
+            load_pretrained(tmp_path, enn)

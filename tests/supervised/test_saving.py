@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from enn import base, supervised
+from enn import base, networks, supervised
 from enn.datasets import ArrayBatch
 from enn.supervised import saving
 from tests.support import tiny
@@ -387,6 +387,49 @@ def test_another_architecture_is_refused(
     assert experiment.state is before
     experiment.restore(path, step=3)
     assert experiment.step == 3
+
+
+def _with_prior(seed: int) -> Any:
+    prior = networks.make_random_feat_gp(3, 1, 4, jax.random.key(seed))
+    enn = tiny.make_enn()
+
+    def apply(params: Any, state: Any, inputs: Any, index: Any) -> Any:
+        out, state = enn.apply(params, state, inputs, index)
+        return out + prior(inputs), state
+
+    return base.EpistemicNetwork(apply, enn.init, enn.indexer)
+
+
+def test_a_network_of_other_priors_is_refused(tmp_path: pathlib.Path) -> None:
+    """It has the same parameters and predicts something else with them."""
+    first = tiny.make_experiment(enn=_with_prior(3))
+    first.train(4, save_dir=tmp_path)
+    same = tiny.make_experiment(enn=_with_prior(3), init_x=np.zeros([1, 3]))
+    same.restore(tmp_path)
+    tiny.assert_same_training(same, first)
+    data = tiny.make_batches()
+    other = tiny.make_experiment(data, enn=_with_prior(7))
+    position = data.state()
+    with pytest.raises(
+        ValueError, match=r"step 4 .* is of another network: .*prior functions, with"
+    ):
+        other.restore(tmp_path)
+    assert (other.step, data.state()) == (0, position)
+
+
+def test_saves_of_earlier_versions_restore_with_a_warning(
+    copied: pathlib.Path,
+) -> None:
+    save = copied / "000002-step-20"
+    about = save / "about" / "metadata"
+    content = json.loads(about.read_text())
+    del content["probe"]
+    about.write_text(json.dumps(content))
+    (save / "digests.json").write_text(json.dumps(saving._digests(save)))
+    experiment = tiny.make_experiment()
+    with pytest.warns(UserWarning, match="prior functions .* could not be checked"):
+        experiment.restore(copied)
+    assert experiment.step == 20
 
 
 def test_arrays_are_placed_as_the_experiments(saved: pathlib.Path) -> None:
