@@ -21,7 +21,7 @@ from enn.datasets.base import ArrayBatch
 from enn.datasets.in_memory import make_batch_iterator
 from enn.networks.base import EnnArray, OutputWithPrior
 from enn.networks.indexers import GaussianIndexer, PrngIndexer
-from enn.networks.init_once import init_once
+from enn.networks.inputs import init_once
 
 
 class MeanLogVariance(NamedTuple):

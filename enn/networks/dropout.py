@@ -13,8 +13,7 @@ import numpy as np
 from enn import _checks, base
 from enn.networks.base import EnnArray
 from enn.networks.indexers import PrngIndexer, as_key
-from enn.networks.init_once import init_once
-from enn.networks.inputs import flat_batch, layer_sizes
+from enn.networks.inputs import flat_batch, init_once, layer_sizes
 
 
 def cummulative_sum(x: Sequence[int]) -> list[int]:

@@ -11,8 +11,7 @@ import numpy as np
 from enn import _checks, base
 from enn.networks.base import EnnArray, EnnNoState
 from enn.networks.indexers import EnsembleIndexer
-from enn.networks.init_once import init_once
-from enn.networks.inputs import flat_inputs, layer_sizes
+from enn.networks.inputs import flat_inputs, init_once, layer_sizes
 from enn.networks.many_indices import members
 from enn.networks.priors import EnnWithAdditivePrior, PriorFn
 from enn.networks.utils import parse_net_output, wrap_enn_no_state_as_enn

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 from enn import _checks, _sharding, base
 from enn.networks.base import EnnArray, EnnNoState, Output
 from enn.networks.indexers import EnsembleIndexer, as_key
-from enn.networks.init_once import init_once
-from enn.networks.inputs import flat_inputs
+from enn.networks.inputs import flat_inputs, init_once
 from enn.networks.many_indices import members
 from enn.networks.mlp import transformed_mlp
 from enn.networks.priors import (

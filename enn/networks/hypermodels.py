@@ -16,8 +16,7 @@ import numpy as np
 
 from enn import _checks, base
 from enn.networks.base import EnnArray, EpistemicModule, Output, OutputWithPrior
-from enn.networks.init_once import init_once
-from enn.networks.inputs import flat_inputs, layer_sizes
+from enn.networks.inputs import flat_inputs, init_once, layer_sizes
 from enn.networks.mlp import transformed_mlp
 from enn.networks.priors import EnnWithAdditivePrior, convert_enn_to_prior_fn
 from enn.networks.utils import epistemic_network_from_module

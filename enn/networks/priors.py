@@ -23,8 +23,7 @@ import numpy as np
 
 from enn import _checks, base
 from enn.networks.base import EnnArray, EnnNoState, Output
-from enn.networks.init_once import init_once
-from enn.networks.inputs import check_equal_lengths, layer_sizes
+from enn.networks.inputs import check_equal_lengths, init_once, layer_sizes
 from enn.networks.mlp import ConcatMLP
 from enn.networks.utils import (
     parse_net_output,

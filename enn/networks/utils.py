@@ -23,8 +23,7 @@ from enn.networks.base import (
     OutputWithPrior,
 )
 from enn.networks.indexers import PrngIndexer, as_key
-from enn.networks.init_once import init_once
-from enn.networks.inputs import map_rows
+from enn.networks.inputs import init_once, map_rows
 
 
 def parse_net_output(net_out: Output) -> chex.Array:

@@ -11,8 +11,7 @@ from enn import _checks, base
 from enn.networks.base import Output, OutputWithPrior
 from enn.networks.epinet.base import EpinetWithState
 from enn.networks.indexers import GaussianIndexer
-from enn.networks.init_once import init_once
-from enn.networks.inputs import flat_inputs
+from enn.networks.inputs import flat_inputs, init_once
 from enn.networks.mlp import ProjectedMLP
 
 

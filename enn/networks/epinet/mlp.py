@@ -9,8 +9,7 @@ import haiku as hk
 from enn import base
 from enn.networks.base import EnnArray, OutputWithPrior
 from enn.networks.indexers import GaussianIndexer
-from enn.networks.init_once import init_once
-from enn.networks.inputs import flat_inputs, layer_sizes
+from enn.networks.inputs import flat_inputs, init_once, layer_sizes
 from enn.networks.mlp import ExposedMLP, ProjectedMLP
 
 

@@ -20,8 +20,7 @@ from enn.networks.base import OutputWithPrior
 from enn.networks.einsum_mlp import make_ensemble_prior
 from enn.networks.ensembles import Ensemble
 from enn.networks.epinet.base import EpinetWithState
-from enn.networks.init_once import concrete_draws, init_once
-from enn.networks.inputs import as_images
+from enn.networks.inputs import as_images, concrete_draws, init_once
 from enn.networks.priors import KernelShape, PriorFn, conv_prior_net
 
 _IMAGENET_SHAPE = (224, 224, 3)
