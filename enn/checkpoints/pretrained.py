@@ -19,8 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from enn import _extras
-from enn.checkpoints.utils import check_shapes
+from enn import _checks, _extras
 from enn.networks.base import EnnArray
 from enn.supervised import probes
 from enn.supervised.base import check_network
@@ -157,7 +156,7 @@ def _check_like(name: str, tree: Any, like: Any, probe: Any, inputs: Any) -> Non
 
 def _check_shapes(name: str, tree: Any, variables: tuple[Any, Any]) -> None:
     params, state = variables
-    check_shapes(name, tree, {"params": params, "state": state})
+    _checks.same_shapes(name, tree, {"params": params, "state": state})
 
 
 def _warn(name: str, reason: str) -> None:

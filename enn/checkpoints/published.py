@@ -12,7 +12,8 @@ import haiku as hk
 import jax
 import numpy as np
 
-from enn.checkpoints.utils import check_shapes, init_from_file
+from enn import _checks
+from enn.checkpoints.utils import init_from_file
 from enn.datasets.base import Dataset
 from enn.networks.checkpoints import EnnCheckpoint
 from enn.networks.epinet.checkpoint import EpinetCheckpoint
@@ -119,7 +120,7 @@ def _load_checked(
 ) -> tuple[hk.Params, hk.State]:
     params, state = init_from_file(file_name)
     wanted_params, wanted_state = expected()
-    check_shapes(
+    _checks.same_shapes(
         f"{file_name}.npzs",
         {"params": params, "state": state},
         {"params": wanted_params, "state": wanted_state},

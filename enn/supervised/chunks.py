@@ -12,6 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from enn.datasets.in_memory import BatchIterator
+from enn.supervised.batches import as_batch
 
 MAX_STEPS = 1024
 MAX_BYTES = 2**20
@@ -148,7 +149,9 @@ class ChunkReader:
                 if stream.is_active is None or stream.is_active(step):
                     in_memory = self._data[i] is not None
                     pulled[i] = (
-                        self._rows(i, 1)[0] if in_memory else next(stream.dataset)
+                        self._rows(i, 1)[0]
+                        if in_memory
+                        else as_batch(next(stream.dataset))
                     )
         except BaseException as error:  # Raised again once the chunk has trained.
             return pulled, error

@@ -17,13 +17,14 @@ from enn.losses.base import LossFnArray
 from enn.networks.base import EnnArray, Output
 from enn.supervised import programs
 from enn.supervised.base import BaseExperiment
+from enn.supervised.batches import Data, as_batch, as_batches, next_eval_batch
 from enn.supervised.loop import PureLoss, TrainingState, purify
 from enn.supervised.training import (
+    Callback,
     OfRun,
     Trainer,
     TrainingRun,
     always_train,
-    next_eval_batch,
 )
 
 __all__ = ["MultilossExperiment", "MultilossTrainer", "PureLoss", "TrainingState"]
@@ -35,13 +36,13 @@ class MultilossTrainer:
 
     Attributes:
       loss_fn: loss of the network on a batch.
-      dataset: endless iterator of batches.
+      dataset: what an `Experiment` trains on.
       should_train: whether to train at a step, by its number from 1 on.
       name: what logged rows call this loss.
     """
 
     loss_fn: LossFnArray
-    dataset: ArrayBatchIterator
+    dataset: Data
     should_train: Callable[[int], bool] = always_train
     name: str = "loss"
 
@@ -56,9 +57,11 @@ class MultilossExperiment(BaseExperiment):
     on a mesh of devices, it is as `Experiment`.
 
     Attributes:
+      dataset: the batches trained on by the first trainer.
       enn: the network.
       rng: sequence of random keys.
-      state: parameters, network state and optimiser state.
+      state: what training changes, a named tuple of `params`, `network_state` and
+        `opt_state`; may be set.
       step: number of steps trained.
       logger: where rows go.
       mesh: the devices that share the work; None for one.
@@ -70,10 +73,19 @@ class MultilossExperiment(BaseExperiment):
       seed: seed of the sequence of keys.
       logger: where rows go; by default they are printed.
       train_log_freq: log metrics every so many steps; 0 or None for never.
-      eval_datasets: endless iterators of batches, by name. Every trainer's loss is
+      eval_datasets: data to evaluate on, by name. Every trainer's loss is
         evaluated on a batch of its own from each.
       eval_log_freq: evaluate every so many steps; 0 or None for never.
       mesh: devices that share the work; by default one does it all.
+      init_params: parameters to start from, such as those of a trained network, in
+        place of those of `enn.init`. The optimiser starts anew.
+      init_state: network state to start from, likewise.
+      callback: called with `state` and `step` every `callback_every` steps, after
+        evaluation and before saving, at the same steps whether or not the run was
+        resumed. If it returns False, training stops. Methods `state` and `restore`, of
+        an object, save and restore what it has gathered: JSON, bytes or arrays as
+        nested lists.
+      callback_every: so many steps can go into one dispatch at most.
 
     Raises:
       TypeError: unless `enn` is an epistemic network, every loss one over indices,
@@ -98,26 +110,34 @@ class MultilossExperiment(BaseExperiment):
         seed: int = 0,
         logger: loggers.Logger | None = None,
         train_log_freq: int | None = 1,
-        eval_datasets: dict[str, ArrayBatchIterator] | None = None,
+        eval_datasets: Mapping[str, Data] | None = None,
         eval_log_freq: int | None = 1,
         mesh: jax.sharding.Mesh | None = None,
+        *,
+        init_params: hk.Params | None = None,
+        init_state: hk.State | None = None,
+        callback: Callback | None = None,
+        callback_every: int = 1,
     ):
         if not trainers:
             raise ValueError("trainers must hold at least one MultilossTrainer.")
-        super().__init__(trainers[0].dataset)
         pure_trainers = [
             Trainer(
                 purify(enn, t.loss_fn),
-                t.dataset,
+                as_batches(t.dataset),
                 t.should_train,
                 t.name,
                 {"trainer": t.name},
             )
             for t in trainers
         ]
+        super().__init__(pure_trainers[0].dataset)
         evaluate = None
-        if eval_datasets:
-            evaluate = functools.partial(_evaluate, eval_datasets)
+        eval_iterators = {
+            name: as_batches(data) for name, data in (eval_datasets or {}).items()
+        }
+        if eval_iterators:
+            evaluate = functools.partial(_evaluate, eval_iterators)
         self._run = TrainingRun(
             enn,
             pure_trainers,
@@ -126,10 +146,14 @@ class MultilossExperiment(BaseExperiment):
             logger=logger,
             train_log_freq=train_log_freq,
             eval_log_freq=eval_log_freq,
-            eval_datasets=eval_datasets or {},
+            eval_datasets=eval_iterators,
             evaluate=evaluate,
             init_x=None,
             mesh=mesh,
+            init_params=init_params,
+            init_state=init_state,
+            callback=callback,
+            callback_every=callback_every,
         )
 
     @property
@@ -156,7 +180,7 @@ class MultilossExperiment(BaseExperiment):
 
     def loss(self, batch: Any, key: chex.PRNGKey) -> chex.Array:
         """Returns the first loss on `batch`."""
-        return self._run.loss(batch, key)
+        return self._run.loss(as_batch(batch), key)
 
     def save(self, path: str | os.PathLike[str], keep: int = 3) -> None:
         """Saves all that training needs to continue, as `Experiment.save` does."""

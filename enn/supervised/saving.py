@@ -42,7 +42,8 @@ class Saves:
     """Directories of saves, which belong to the run that made or restored them.
 
     Args:
-      datasets: all data sets of the run, by what messages call them.
+      datasets: all data sets of the run, and whatever else has a position to save, by
+        what messages call them.
     """
 
     def __init__(self, datasets: Mapping[str, Iterator[Any]]):
@@ -60,7 +61,7 @@ class Saves:
                 "restore it first, or save elsewhere."
             )
         for name, dataset in self._datasets.items():
-            if _position_methods(dataset) is None:
+            if not has_position(dataset):
                 warnings.warn(
                     f"{name}, a {type(dataset).__name__}, does not tell its position: "
                     "it has no methods state and restore, or get_state and set_state. "
@@ -460,7 +461,7 @@ def restore_positions(
         )
     positions = json.loads(texts[jax.process_index()])
     for name, dataset in datasets.items():
-        if _position_methods(dataset) is None:
+        if not has_position(dataset):
             raise ValueError(
                 f"{name}, a {type(dataset).__name__}, takes no position: it needs "
                 f"methods state and restore, or get_state and set_state. {_DATA_HINT}"
@@ -519,6 +520,11 @@ def _position_methods(dataset: Iterator[Any]) -> Any:
         if all(callable(method) for method in methods):
             return methods
     return None
+
+
+def has_position(value: Any) -> bool:
+    """Whether something reports and takes its position, as saves need it to."""
+    return _position_methods(value) is not None
 
 
 def _encode(value: Any) -> Any:

@@ -18,8 +18,9 @@ from enn.losses.base import LossFnArray
 from enn.networks.base import EnnArray, Output
 from enn.supervised import programs
 from enn.supervised.base import BaseExperiment
+from enn.supervised.batches import Data, as_batch, as_batches, next_eval_batch
 from enn.supervised.loop import TrainingState, purify
-from enn.supervised.training import OfRun, Trainer, TrainingRun, next_eval_batch
+from enn.supervised.training import Callback, OfRun, Trainer, TrainingRun
 
 __all__ = ["Experiment", "TrainingState"]
 
@@ -59,9 +60,11 @@ class Experiment(BaseExperiment):
     same step.
 
     Attributes:
+      dataset: the batches trained on.
       enn: the network.
       rng: sequence of random keys.
-      state: parameters, network state and optimiser state.
+      state: what training changes, a named tuple of `params`, `network_state` and
+        `opt_state`; may be set.
       step: number of steps trained.
       logger: where rows go.
       mesh: the devices that share the work; None for one.
@@ -70,12 +73,15 @@ class Experiment(BaseExperiment):
       enn: the network.
       loss_fn: loss of the network on a batch.
       optimizer: any optax transformation; it is given the parameters too.
-      dataset: endless iterator of batches. The rows of an in-memory iterator are
-        copied to the device once, when training starts.
+      dataset: endless iterator of batches, or a loader that starts anew whenever it
+        ends, such as PyTorch's and `data_set.with_format("numpy").batch(32)` of Hugging
+        Face, or arrays in memory. A batch is an `ArrayBatch`, a pair `(x, y)`, or a
+        dict with `x` and `y` or `image` and `label`. The rows of an in-memory
+        iterator are copied to the device once, when training starts.
       seed: seed of the sequence of keys.
       logger: where rows go; by default they are printed.
       train_log_freq: log metrics every so many steps; 0 or None for never.
-      eval_datasets: endless iterators of batches to evaluate on, by name.
+      eval_datasets: the same to evaluate on, by name.
       eval_metrics: functions `(logits, labels) -> scalar` by name, of logits
         `[eval_enn_samples, batch, num_outputs]`.
       eval_enn_samples: number of indices to evaluate at.
@@ -83,10 +89,19 @@ class Experiment(BaseExperiment):
       init_x: inputs to initialise with; by default a first batch is drawn for this,
         which is then not trained on.
       mesh: devices that share the work; by default one does it all.
+      init_params: parameters to start from, such as those of a trained network, in
+        place of those of `enn.init`. The optimiser starts anew.
+      init_state: network state to start from, likewise.
+      callback: called with `state` and `step` every `callback_every` steps, after
+        evaluation and before saving, at the same steps whether or not the run was
+        resumed. If it returns False, training stops. Methods `state` and `restore`, of
+        an object, save and restore what it has gathered: JSON, bytes or arrays as
+        nested lists.
+      callback_every: so many steps can go into one dispatch at most.
 
     Raises:
       TypeError: unless `enn` is an epistemic network, `loss_fn` a loss over indices,
-        `dataset` an iterator and `mesh` a mesh.
+        `dataset` as above and `mesh` a mesh.
       ValueError: if the data set is empty, a number is out of range, or the loss
         rejects the data: labels of all the data are looked at for an in-memory
         iterator, of the first batch for others. For a mesh with other axes, and
@@ -105,18 +120,26 @@ class Experiment(BaseExperiment):
         enn: EnnArray,
         loss_fn: LossFnArray,
         optimizer: optax.GradientTransformation,
-        dataset: ArrayBatchIterator,
+        dataset: Data,
         seed: int = 0,
         logger: loggers.Logger | None = None,
         train_log_freq: int | None = 1,
-        eval_datasets: dict[str, ArrayBatchIterator] | None = None,
+        eval_datasets: Mapping[str, Data] | None = None,
         eval_metrics: dict[str, metrics.MetricCalculator] | None = None,
         eval_enn_samples: int = 100,
         eval_log_freq: int | None = 1,
         init_x: chex.Array | None = None,
         mesh: jax.sharding.Mesh | None = None,
+        *,
+        init_params: hk.Params | None = None,
+        init_state: hk.State | None = None,
+        callback: Callback | None = None,
+        callback_every: int = 1,
     ):
-        super().__init__(dataset)
+        super().__init__(as_batches(dataset))
+        eval_iterators = {
+            name: as_batches(data) for name, data in (eval_datasets or {}).items()
+        }
         if eval_datasets and not eval_metrics:
             warnings.warn(
                 "eval_datasets are given without eval_metrics: nothing is evaluated.",
@@ -127,7 +150,7 @@ class Experiment(BaseExperiment):
         if eval_datasets and eval_metrics:
             evaluate = functools.partial(
                 _evaluate,
-                eval_datasets,
+                eval_iterators,
                 eval_metrics,
                 programs.predict_many(
                     enn, eval_enn_samples, _sharding.check_mesh(mesh)
@@ -135,16 +158,20 @@ class Experiment(BaseExperiment):
             )
         self._run = TrainingRun(
             enn,
-            [Trainer(purify(enn, loss_fn), dataset)],
+            [Trainer(purify(enn, loss_fn), self.dataset)],
             optimizer,
             seed=seed,
             logger=logger,
             train_log_freq=train_log_freq,
             eval_log_freq=eval_log_freq,
-            eval_datasets=eval_datasets or {},
+            eval_datasets=eval_iterators,
             evaluate=evaluate,
             init_x=init_x,
             mesh=mesh,
+            init_params=init_params,
+            init_state=init_state,
+            callback=callback,
+            callback_every=callback_every,
         )
 
     def train(
@@ -189,7 +216,7 @@ class Experiment(BaseExperiment):
 
     def loss(self, batch: Any, key: chex.PRNGKey) -> chex.Array:
         """Returns the loss on `batch`."""
-        return self._run.loss(batch, key)
+        return self._run.loss(as_batch(batch), key)
 
     def save(self, path: str | os.PathLike[str], keep: int = 3) -> None:
         """Saves all that training needs to continue with the same numbers.

@@ -19,9 +19,10 @@ from enn import _checks, _sharding
 from enn import loggers as enn_loggers
 from enn.datasets.base import ArrayBatch
 from enn.networks.base import EnnArray, Output
-from enn.supervised import interrupts, probes, programs
+from enn.supervised import batches, interrupts, probes, programs
 from enn.supervised.base import check_network
 from enn.supervised.chunks import MAX_STEPS, Chunk, ChunkReader, Stream, agree
+from enn.supervised.initial import initial_variables, look_at_output
 from enn.supervised.loop import (
     NonFiniteError,
     PureLoss,
@@ -31,17 +32,23 @@ from enn.supervised.loop import (
     type_of,
     types_of,
 )
-from enn.supervised.saving import Saves
+from enn.supervised.saving import Saves, has_position
 
 _SECONDS_PER_DISPATCH = 0.5
 
 T = TypeVar("T")
+Callback = Callable[[TrainingState, int], Any]
+"""Sees the state and the step; training stops if it returns False."""
 
 
 def always_train(step: int) -> bool:
     """Trains at every step."""
     del step
     return True
+
+
+def _carry_on(state: TrainingState, step: int) -> None:
+    """The callback of experiments without one."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,6 +110,10 @@ class TrainingRun:
         there is nothing to evaluate.
       init_x: inputs to initialise with, in place of a first batch.
       mesh: the devices that share the work.
+      init_params: parameters to start from, in place of those of `enn.init`.
+      init_state: network state to start from, likewise.
+      callback: called with the state and the step; None for never.
+      callback_every: call it every so many steps.
     """
 
     def __init__(
@@ -119,10 +130,12 @@ class TrainingRun:
         evaluate: Callable[["TrainingRun"], Iterable[Mapping[str, Any]]] | None,
         init_x: Any,
         mesh: jax.sharding.Mesh | None,
+        init_params: hk.Params | None,
+        init_state: hk.State | None,
+        callback: Callback | None,
+        callback_every: int,
     ):
         check_network(enn)
-        for trainer in trainers:
-            _check_dataset(trainer.dataset)
         self.enn = enn
         self.trainers = tuple(trainers)
         self.mesh = _sharding.check_mesh(mesh)
@@ -137,15 +150,22 @@ class TrainingRun:
         self._train_log_freq = _log_freq("train_log_freq", train_log_freq)
         eval_log_freq = _log_freq("eval_log_freq", eval_log_freq)
         self._eval_freq = eval_log_freq if evaluate is not None else None
+        _checks.positive_int("callback_every", callback_every)
+        self._callback = callback or _carry_on
+        self._callback_freq = callback_every if callback is not None else None
 
-        first_batch = _first_batch(trainers[0].dataset) if init_x is None else None
+        first_batch = (
+            batches.first_batch(trainers[0].dataset) if init_x is None else None
+        )
         # Batch norm starts from the statistics of the batch, of all its rows.
         first_batch = _sharding.fetch(
             self.mesh, _sharding.put_rows(self.mesh, first_batch)
         )
         inputs = first_batch.x if first_batch is not None else init_x
         index = enn.indexer(next(self.rng))
-        params, network_state = enn.init(next(self.rng), inputs, index)
+        params, network_state = initial_variables(
+            enn, next(self.rng), inputs, index, init_params, init_state
+        )
         state = TrainingState(params, network_state, optimizer.init(params))
         if self.mesh is not None:
             self._set_key(_sharding.untyped(self._key()))
@@ -153,13 +173,13 @@ class TrainingRun:
         self.state = _sharding.put_members(self.mesh, state, enn.indexer)
         self._optimizer = optimizer
         self._inputs, self._initial_types = _shapes_of((inputs, self.state))
+        unrolled = look_at_output(enn, *state[:2], inputs, index)
         step_bytes = 0
         for i, trainer in enumerate(trainers):
             sample = getattr(trainer.dataset, "data", None if i else first_batch)
             if sample is not None:
                 step_bytes += self._check_loss(trainer.pure_loss, sample)
 
-        unrolled = _is_slow_in_a_loop(enn, *state[:2], inputs, index)
         self.loop = shared_loop(
             tuple(trainer.pure_loss for trainer in trainers),
             optimizer,
@@ -184,7 +204,10 @@ class TrainingRun:
         self._pending: _Pending | None = None
         trained = {f"training data set {i}": t.dataset for i, t in enumerate(trainers)}
         evaluated = {f"evaluation data set {n!r}": d for n, d in eval_datasets.items()}
-        self._saves = Saves(trained | evaluated)
+        called: dict[str, Any] = {}
+        if has_position(callback):
+            called = {"callback": callback}
+        self._saves = Saves(trained | evaluated | called)
 
         self._predict = programs.predict(enn, self.mesh)
         self._loss = programs.loss(trainers[0].pure_loss, self.mesh)
@@ -262,12 +285,18 @@ class TrainingRun:
                     if interrupt.is_set() and not self._reader.holds_batch:
                         break
                     most = 1 if interrupt.is_set() else last_step - self.step
-                    chunk = self._read(most, self._eval_freq, save_every)
+                    chunk = self._read(
+                        most, self._eval_freq, self._callback_freq, save_every
+                    )
+                    stop = False
                     if chunk.num_steps:
                         self._dispatch(chunk, bar, stops)
                         if self._is_due(self._eval_freq):
                             self._finish(bar, stops)
                             self._write_evaluation()
+                        if self._is_due(self._callback_freq):
+                            self._finish(bar, stops)
+                            stop = self._call_back()
                         if root is not None and self._is_due(save_every):
                             self._finish(bar, stops)
                             self._write_save(root, keep)
@@ -277,9 +306,11 @@ class TrainingRun:
                     ):
                         interrupt.set()
                     elif isinstance(chunk.error, StopIteration):
-                        raise _DatasetEnded(self.step)
+                        raise batches.DatasetEndedError(self.step)
                     elif chunk.error is not None:
                         raise chunk.error
+                    if stop:
+                        break
             finally:
                 self._finish(bar, stops)
             if root is not None and self.step != saved_step:
@@ -365,6 +396,11 @@ class TrainingRun:
         for row in self._evaluate(self) if self._evaluate else ():
             row = {"step": self.step, "sgd": False, **row}
             self.logger.write(enn_loggers.plain(row))
+
+    def _call_back(self) -> bool:
+        """Returns whether the callback asks to stop."""
+        answer = np.asarray(self._callback(self.state, self.step))
+        return answer.dtype == bool and not answer.all()
 
     def _abstract_states(self) -> list[TrainingState]:
         """Shapes and types of the state: at first, and those it takes on in training.
@@ -480,25 +516,6 @@ class _Pace:
         self._noted_at, self._running_steps = now, num_steps
 
 
-class _DatasetEnded(StopIteration):
-    def __init__(self, step: int):
-        super().__init__(
-            f"A training data set ended after step {step}. Training data must be "
-            "endless, such as enn.utils.make_batch_iterator."
-        )
-
-
-def next_eval_batch(name: str, dataset: Iterator[Any]) -> Any:
-    """Returns the next batch of an evaluation data set, which must not end."""
-    try:
-        return next(dataset)
-    except StopIteration:
-        raise RuntimeError(
-            f"The evaluation data set {name!r} has ended. Evaluation data must be "
-            "endless, such as itertools.cycle of its batches."
-        ) from None
-
-
 def _shardings(tree: Any) -> tuple[Any, tuple[jax.sharding.Sharding, ...]]:
     leaves, structure = jax.tree.flatten(tree)
     return structure, tuple(leaf.sharding for leaf in leaves)
@@ -508,34 +525,6 @@ def _shapes_of(tree: Any) -> Any:
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), type_of(leaf)), tree
     )
-
-
-def _is_slow_in_a_loop(enn: EnnArray, *args: Any) -> bool:
-    """Whether steps run faster one a dispatch than in a loop on the device.
-
-    XLA runs convolutions inside a loop up to 30 times slower on CPU.
-    """
-    if jax.default_backend() != "cpu":
-        return False
-    return "conv_general_dilated" in str(jax.make_jaxpr(enn.apply)(*args))
-
-
-def _check_dataset(dataset: Any) -> None:
-    if not hasattr(dataset, "__next__"):
-        raise TypeError(
-            "dataset must be an endless iterator of batches, such as "
-            "enn.utils.make_batch_iterator or itertools.cycle give; got "
-            f"{type(dataset).__name__}."
-        )
-
-
-def _first_batch(dataset: Iterator[Any]) -> Any:
-    try:
-        return next(dataset)
-    except StopIteration:
-        raise ValueError(
-            "The training data set is empty: it has no first batch."
-        ) from None
 
 
 def _log_freq(name: str, freq: int | None) -> int | None:

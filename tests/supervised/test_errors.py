@@ -114,7 +114,7 @@ def test_evaluation_data_that_ends_is_named_and_training_can_go_on() -> None:
     assert experiment.step == 77
 
 
-@pytest.mark.parametrize("bad", [[], np.zeros((4, 3))])
+@pytest.mark.parametrize("bad", [3, np.zeros((4, 3))])
 def test_data_that_is_no_iterator(bad: Any) -> None:
     with pytest.raises(TypeError, match=r"dataset must be an endless iterator.* got "):
         tiny.make_experiment(dataset=bad)
@@ -131,8 +131,9 @@ def test_data_need_only_give_the_next_batch() -> None:
 
 
 def test_data_without_a_batch() -> None:
-    with pytest.raises(ValueError, match="data set is empty"):
-        tiny.make_experiment(dataset=iter([]))
+    for empty in (iter([]), []):
+        with pytest.raises(ValueError, match="data set is empty"):
+            tiny.make_experiment(dataset=empty)
 
 
 def test_a_loss_at_a_single_index() -> None:

@@ -82,7 +82,7 @@ def make_experiment(
     )
 
 
-def make_multiloss_experiment() -> supervised.MultilossExperiment:
+def make_multiloss_experiment(**kwargs: Any) -> supervised.MultilossExperiment:
     often = supervised.MultilossTrainer(loss_fn, make_batches(), name="often")
     seldom = supervised.MultilossTrainer(
         loss_fn, make_batches(seed=2), lambda step: step % 3 == 0, "seldom"
@@ -94,6 +94,7 @@ def make_multiloss_experiment() -> supervised.MultilossExperiment:
         logger=MemoryLogger(),
         eval_datasets={"test": make_batches(seed=1)},
         eval_log_freq=20,
+        **kwargs,
     )
 
 

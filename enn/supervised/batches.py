@@ -1,0 +1,159 @@
+"""Batches from what users have: pairs, dicts, loaders, data sets of Hugging Face."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from enn.datasets.base import ArrayBatch
+from enn.datasets.in_memory import make_batch_iterator
+
+Data = ArrayBatch | Iterable[Any]
+"""What an experiment trains on; see `as_batches`."""
+
+_EXPECTED = (
+    "A batch must be an ArrayBatch, a pair (x, y), or a dict with the keys 'x' and 'y' "
+    "or 'image' and 'label'"
+)
+_NAMES = {"image": "x", "img": "x", "label": "y"}
+_FIELDS = ("x", "y", "data_index", "weights", "extra")
+
+
+def as_batches(data: Any) -> Iterator[Any]:
+    """Returns an endless iterator of batches over what a user has as data.
+
+    An iterator is returned as it is, and must be endless. A loader that can be iterated
+    over anew, such as PyTorch's or a list of batches, starts again whenever it ends.
+    Arrays in memory, as an `ArrayBatch`, a pair or a dict, are one batch of all rows.
+
+    >>> batches = as_batches((np.zeros([3, 2]), np.arange(3)))
+    >>> next(batches).y.shape
+    (3, 1)
+    >>> loader = [(np.zeros([2, 2]), np.ones(2)), {"x": np.zeros([1, 2]), "y": [5]}]
+    >>> [as_batch(batch).y.tolist() for batch, _ in zip(as_batches(loader), range(3))]
+    [[1.0, 1.0], [5], [1.0, 1.0]]
+
+    Args:
+      data: see above; the batches are what `as_batch` takes.
+
+    Raises:
+      TypeError: for anything else.
+      ValueError: for arrays without rows.
+    """
+    if hasattr(data, "__next__"):
+        return data
+    is_pair = type(data) is tuple and all(hasattr(part, "shape") for part in data)
+    if isinstance(data, Mapping) or is_pair:
+        return make_batch_iterator(as_batch(data))
+    if not hasattr(data, "__iter__") or hasattr(data, "dtype"):
+        raise TypeError(
+            "dataset must be an endless iterator of batches, such as "
+            "enn.utils.make_batch_iterator gives, a loader, or arrays as an ArrayBatch "
+            f"or a pair (x, y); got {type(data).__name__}."
+        )
+    return itertools.chain.from_iterable(_passes(data))
+
+
+def _passes(loader: Iterable[Any]) -> Iterator[Iterator[Any]]:
+    """Yields passes over the data, until one is empty."""
+    while True:
+        batches = iter(loader)
+        for first in batches:
+            yield itertools.chain([first], batches)
+            break
+        else:
+            return
+
+
+def as_batch(batch: Any) -> Any:
+    """Returns a pair or a dict as an `ArrayBatch` of arrays.
+
+    Tensors of other libraries become NumPy arrays. Trees of other kinds are returned as
+    they are, for losses that take them.
+
+    Args:
+      batch: `ArrayBatch`, `(x, y)`, or a dict of its fields or of `image` and `label`.
+
+    Raises:
+      ValueError: for tuples of another length, dicts with other keys and rows that are
+        not arrays.
+    """
+    if isinstance(batch, ArrayBatch):
+        return batch
+    if isinstance(batch, Mapping):
+        fields = {_NAMES.get(str(name), name): batch[name] for name in batch}
+        if not {"x", "y"} <= set(fields) <= set(_FIELDS):
+            raise ValueError(f"{_EXPECTED}; got the keys {list(batch)}.")
+    elif type(batch) in (tuple, list):
+        if len(batch) != 2:
+            raise ValueError(f"{_EXPECTED}; got a {_kind(batch)} of {len(batch)}.")
+        fields = dict(zip(_FIELDS, batch, strict=False))
+    else:
+        return batch
+    arrays = {k: _to_arrays(k, v) for k, v in fields.items() if v is not None}
+    if "y" not in arrays or not arrays["y"].ndim:
+        raise ValueError(
+            "y must be [batch, 1] or [batch], got a single example: group examples "
+            "into batches, as batch(32) does for data sets of Hugging Face."
+        )
+    return ArrayBatch(**arrays)
+
+
+def _to_arrays(name: str, value: Any) -> Any:
+    if name != "x" and isinstance(value, list):
+        return np.asarray(value)
+
+    def convert(leaf: Any) -> Any:
+        if not hasattr(leaf, "shape"):
+            raise ValueError(
+                f"{name} must be an array, or a tree of arrays, got a "
+                f"{_kind(value)}: pass np.asarray({name})."
+            )
+        return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+
+    return jax.tree.map(convert, value)
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
+
+
+def first_batch(dataset: Iterator[Any]) -> Any:
+    """Returns the first training batch, with inputs `x`.
+
+    Raises:
+      ValueError: if there is none.
+      TypeError: if it has no `x`.
+    """
+    try:
+        batch = as_batch(next(dataset))
+    except StopIteration:
+        raise ValueError(
+            "The training data set is empty: it has no first batch."
+        ) from None
+    if not hasattr(batch, "x"):
+        raise TypeError(f"{_EXPECTED}, or init_x must be given; got a {_kind(batch)}.")
+    return batch
+
+
+def next_eval_batch(name: str, dataset: Iterator[Any]) -> Any:
+    """Returns the next batch of an evaluation data set, which must not end."""
+    try:
+        return as_batch(next(dataset))
+    except StopIteration:
+        raise RuntimeError(
+            f"The evaluation data set {name!r} has ended. Evaluation data must be "
+            "endless, such as itertools.cycle of its batches."
+        ) from None
+
+
+class DatasetEndedError(StopIteration):
+    """A training data set has ended."""
+
+    def __init__(self, step: int):
+        super().__init__(
+            f"A training data set ended after step {step}. Training data must be "
+            "endless, such as enn.utils.make_batch_iterator."
+        )
