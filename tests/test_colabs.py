@@ -10,6 +10,8 @@ import nbformat
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
+pytestmark = pytest.mark.slow
+
 COLABS = pathlib.Path(__file__).parents[1] / "colabs"
 
 

@@ -33,6 +33,7 @@ def test_toy_data_give_a_picture_that_is_the_same_every_time(
     assert first == second
 
 
+@pytest.mark.slow
 def test_digits_give_a_table_and_a_picture(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

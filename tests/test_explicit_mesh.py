@@ -4,11 +4,14 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 from tests.support import explicit_mesh
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_rows_on_explicit_axes_give_the_numbers_of_one_device():
     # The axes of jax.make_mesh: sorts, splits and gathers of sharded rows were errors.
     count = f"--xla_force_host_platform_device_count={explicit_mesh.NUM_DEVICES}"

@@ -189,6 +189,7 @@ def test_evaluation_transformers_see_normalised_images(source):
     assert [set(group.y) for group in groups] == [{label} for label in range(10)]
 
 
+@pytest.mark.slow
 def test_workers_read_the_same_batches_and_tell_what_they_skip(store):
     encoded = [stored.png(image) for image in IMAGES[:12]]
     encoded[5] = b"no image"

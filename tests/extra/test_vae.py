@@ -115,6 +115,7 @@ def test_parameters_have_their_names(monkeypatch):
 @pytest.mark.parametrize(
     ("bernoulli_decoder", "noise_per_row"), [(True, False), (False, True)]
 )
+@pytest.mark.slow
 def test_learns_to_reconstruct(bernoulli_decoder, noise_per_row):
     # Two clusters: a latent that tells them apart reconstructs the data.
     means = np.repeat([[0.0, 1.0, 1.0, 0.0], [1.0, 0.0, 0.0, 1.0]], 8, axis=0)

@@ -117,7 +117,11 @@ def test_scores_are_those_of_float64(rows, classes, dtype):
 
 @pytest.mark.parametrize(
     ("rows", "classes", "dtype"),
-    [(40_000, 4, "float32"), (40_000, 4, "bfloat16"), (40, 1000, "float16")],
+    [
+        (40_000, 4, "float32"),
+        pytest.param(40_000, 4, "bfloat16", marks=pytest.mark.slow),
+        (40, 1000, "float16"),
+    ],
 )
 def test_metrics_are_those_of_float64(rows, classes, dtype):
     logits, labels = _batch(rows, classes, dtype)

@@ -15,6 +15,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.slow
 def test_killed_and_resumed_is_bit_identical(seed: int, tmp_path: pathlib.Path) -> None:
     command = [sys.executable, "-m", "tests.supervised.killed_run", str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT) as process:

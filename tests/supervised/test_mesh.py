@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 MESHES = ["data", "index", "data and index"]
 
 # One worker starts the processes, and their results serve all tests.
-pytestmark = pytest.mark.xdist_group("mesh")
+pytestmark = [pytest.mark.xdist_group("mesh"), pytest.mark.slow]
 
 
 def run_cases(outs: Sequence[pathlib.Path], num_devices: int) -> list[Any]:

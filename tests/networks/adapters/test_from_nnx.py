@@ -183,6 +183,7 @@ def test_without_randomness_all_indices_run_once():
     assert flops_at_indices(enn, X, 100) == flops_at_indices(enn, X, 1)
 
 
+@pytest.mark.slow
 def test_as_the_base_of_an_epinet():
     head = make_head_enn("epinet", 2, AgentConfig((5,), index_dim=3))
     enn = combine_naive_enn(head, from_nnx(Net))

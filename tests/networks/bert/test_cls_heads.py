@@ -58,6 +58,7 @@ def test_anchors():
         assert_output_starts(out, expected, [0, 0])
 
 
+@pytest.mark.slow
 def test_anchors_on_top_of_bert():
     head = make_head_enn("epinet", 4, EPINET)
     bert = make_bert_enn(config(), is_training=False)
