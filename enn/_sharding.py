@@ -1,4 +1,4 @@
-"""Where arrays lie on a mesh of devices: JAX's own SPMD, told by names of axes.
+"""Where arrays lie on a mesh of devices: JAX's SPMD partitioning, by axis name.
 
 The rows of a batch are sharded over the axis `data` of a mesh, members of ensembles
 and epistemic indices over its axis `index`; all else is replicated. XLA partitions

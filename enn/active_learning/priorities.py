@@ -103,8 +103,8 @@ def bald_per_example(
 
     Bayesian active learning by disagreement (Houlsby et al., 2011,
     https://arxiv.org/abs/1112.5745). Each row is scored by itself: the k rows of
-    highest score are a greedy choice, and may all tell the same. The k rows that
-    tell most together are those of BatchBALD (Kirsch et al., 2019,
+    highest score are a greedy choice, and may be redundant. The k rows that are
+    jointly most informative are those of BatchBALD (Kirsch et al., 2019,
     https://arxiv.org/abs/1906.08158), which is not implemented here.
     """
     return uncertainty.mutual_information(logits)

@@ -22,7 +22,7 @@ class PrioritizedBatcher(ActiveLearner):
     """Selects the `acquisition_size` rows of highest priority.
 
     Rows are scored one by one, so that the choice is greedy: with `"bald"` it may hold
-    rows that tell the same, unlike the joint choice of BatchBALD (Kirsch et al., 2019,
+    redundant rows, unlike the joint choice of BatchBALD (Kirsch et al., 2019,
     https://arxiv.org/abs/1906.08158).
     """
 
@@ -72,7 +72,7 @@ class PrioritizedBatcher(ActiveLearner):
         """Returns the rows of highest priority, in rising order of priority.
 
         Among rows of equal priority, later ones are preferred. Inside `jax.jit`, where
-        priorities cannot be looked at, NaN counts as the lowest.
+        priorities are traced and cannot be checked, NaN ranks lowest.
 
         Args:
           params: parameters of the network.

@@ -109,7 +109,7 @@ def check_sha256(
 
 
 def _download(url: str, path: pathlib.Path, max_bytes: int) -> None:
-    """Downloads a file, again where a failure may pass."""
+    """Downloads a file, retrying after failures that may be temporary."""
     if os.environ.get("ENN_OFFLINE", "0") not in ("", "0"):
         raise OSError(f"ENN_OFFLINE is set, and {path.parent} does not hold {url}.")
     requests = _extras.require("requests", "checkpoints")

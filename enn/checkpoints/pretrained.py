@@ -1,4 +1,4 @@
-"""Parameters of one's own networks, in safetensors and JSON.
+"""Parameters of your own networks, in safetensors and JSON.
 
 A folder holds `model.safetensors`, the arrays by their paths in the tree, and
 `model.json`: the version of the layout, the tree of these names, the SHA-256 that the
@@ -129,7 +129,7 @@ def load_pretrained(
 
 
 def _check_like(name: str, tree: Any, like: Any, probe: Any, inputs: Any) -> None:
-    """Compares what was loaded with a network, as far as both tell.
+    """Compares what was loaded with a network, as far as the save allows.
 
     Raises:
       ValueError: if they do not belong together.

@@ -29,7 +29,7 @@ from enn.networks.resnet.lib import CanonicalResNets, ResNetConfig
 
 @dataclasses.dataclass(frozen=True)
 class PublishedResNets:
-    """Networks that were trained on one data set.
+    """The networks trained on one data set.
 
     Attributes:
       name: name of the data set in names of checkpoints and files.

@@ -1,4 +1,4 @@
-"""Reading pickles of arrays without running what is in them.
+"""Reading pickles of arrays without executing them.
 
 A pickle is a program, and `pickle.loads` calls every function that it names. The
 machine here knows numbers, strings, containers and arrays. Of functions it knows those
@@ -48,7 +48,7 @@ class UnsafePickleError(pickle.UnpicklingError, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class _Global:
-    """What a pickle refers to by name, and the function in its place."""
+    """The names that a pickle may refer to, and the functions that replace them."""
 
     name: str
     call: Callable[..., Any]
@@ -85,10 +85,10 @@ def load_arrays(
         value = machine.run(data)
     except UnsafePickleError:
         raise
-    # A warning, of text that is no text, where the user has made warnings errors.
+    # Invalid text in the file warns; the user may have turned warnings into errors.
     except (ArithmeticError, LookupError, TypeError, ValueError, Warning) as error:
         raise UnsafePickleError(
-            f"This is no pickle of arrays: {error!s:.99}."
+            f"This is not a pickle of arrays: {error!s:.99}."
         ) from error
     _check_tree(value, max_bytes)
     return value
@@ -209,7 +209,7 @@ def _of_type(kind: type, value: Any) -> Any:
 
 
 def _set_items(target: Any, items: list[Any]) -> dict[str, Any]:
-    """Sets alternating keys and values. Hashing anything but strings can be abused."""
+    """Sets alternating keys and values; keys are strings, as hashes can be abused."""
     keys = [_of_type(str, key) for key in items[::2]]
     _of_type(dict, target).update(zip(keys, items[1::2], strict=True))
     return target

@@ -1,4 +1,4 @@
-"""Data: batches, iterators over arrays in memory, and image data sets.
+"""Data: batches, iterators over in-memory arrays, and image data sets.
 
 The image data sets load on first use; they need the extra `datasets`. Hugging Face
 `datasets` stores the images and grain reads them: every step is fixed by the seed, and

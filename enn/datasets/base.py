@@ -1,4 +1,4 @@
-"""What data looks like: one batch, an iterator of batches, a dataset of both."""
+"""The shape of data: a batch, an iterator of batches, and a dataset."""
 
 import abc
 import dataclasses
@@ -147,7 +147,7 @@ def identity_transformer(dataset: Any) -> Any:
 
 
 def default_eval_transformers() -> dict[str, DatasetTransformer]:
-    """Returns the transformers of a dataset evaluated as it is, a fresh dict."""
+    """Returns a new dict of transformers that leaves the evaluation data unchanged."""
     return {"eval": identity_transformer}
 
 

@@ -119,7 +119,7 @@ def _taps(size: int, new_size: int) -> tuple[np.ndarray, np.ndarray]:
 def central_box(
     image_size: tuple[int, int], size: tuple[int, int], margin: int = 32
 ) -> Box:
-    """Returns the central part that evaluation looks at.
+    """Returns the central crop that evaluation uses.
 
     The largest part of the form of `size` that leaves a margin: scaled so that the
     image's tighter side is side + margin, it is `size`.
@@ -140,7 +140,7 @@ def central_box(
 def random_box(
     image_size: tuple[int, int], rng: np.random.Generator, attempts: int = 10
 ) -> Box | None:
-    """Returns a random part to train on, or None if it is all or no attempt gives one.
+    """Returns a random crop to train on; None for the whole image, or if all fail.
 
     The ratio of width to height is uniform in [3/4, 4/3] and the area in [0.08, 1]
     of the image; an attempt fails where the part does not fit or covers less than a

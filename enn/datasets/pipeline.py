@@ -83,7 +83,7 @@ class BatchStream(Positioned, Iterator[base.ArrayBatch]):
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        """The rows met so far that were skipped as unreadable: file, row and reason."""
+        """The rows skipped so far as unreadable: file, row and reason."""
         return self._skip_log.messages() if self._skip_log else ()
 
     def __next__(self) -> base.ArrayBatch:
@@ -109,7 +109,7 @@ class BatchStream(Positioned, Iterator[base.ArrayBatch]):
         self._start(self._position_of(state))
 
     def close(self) -> None:
-        """Ends reading ahead; the next call of `next` takes it up again."""
+        """Stops reading ahead; the next call of `next` resumes it."""
         self._start(self._position)
 
     def _start(self, position: int) -> None:
@@ -183,7 +183,7 @@ def _grouped(examples: Any, start: int, size: int) -> Any:
 
 
 def _pack(group: list[Any]) -> tuple[np.ndarray, Any]:
-    """Which rows there are, and those stacked: few arrays pass between processes."""
+    """Stacks the rows that exist, so that few arrays pass between processes."""
     is_there = np.array([row is not None for row in group])
     return is_there, utils.stack([row for row in group if row is not None])
 
@@ -203,7 +203,7 @@ class _Ungroup:
 
 
 class _Progress:
-    """Counts the rows read, and says which are examples."""
+    """Counts the rows read, and marks those that are examples."""
 
     def __init__(self, position: int, num_data: int):
         self.position = position

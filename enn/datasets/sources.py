@@ -30,7 +30,7 @@ _LABEL_COLUMNS = ("label", "fine_label")
 
 @dataclasses.dataclass(frozen=True)
 class ImageKind:
-    """What all images of a data set are.
+    """What all images of a data set have in common.
 
     Attributes:
       num_classes: labels are below it.
@@ -57,7 +57,7 @@ class ImageKind:
         data = cell["bytes"]
         file = cell["path"] if data is None else io.BytesIO(data)
         if file is None:
-            raise ValueError("there is no image")
+            raise ValueError("the source holds no image")
         try:
             opened = pillow.open(file)
         except pillow.UnidentifiedImageError:
@@ -75,7 +75,7 @@ class ImageKind:
 
 
 class SkipLog:
-    """What was skipped, gathered from all threads and processes that read."""
+    """The rows skipped, collected from all reading threads and processes."""
 
     def __init__(self) -> None:
         file, self.path = tempfile.mkstemp(prefix="enn-skipped-")
@@ -84,7 +84,7 @@ class SkipLog:
         self._num_bytes = 0
 
     def messages(self) -> tuple[str, ...]:
-        """Returns one message for each row that was met and skipped."""
+        """Returns one message for each row skipped."""
         text = pathlib.Path(self.path).read_text(encoding="utf-8")
         return tuple(dict.fromkeys(text.splitlines()))
 
@@ -162,7 +162,7 @@ class ImageTable:
         )
 
     def noting_skipped(self, log: SkipLog | None) -> "ImageTable":
-        """Returns the same rows, of which unreadable ones are noted and None."""
+        """Returns the same rows, with None for unreadable ones, which are recorded."""
         return dataclasses.replace(self, skip_path=log.path if log else None)
 
     def renumbered(self) -> "ImageTable":
@@ -215,7 +215,7 @@ def open_images(
 
     Args:
       source: where the images are.
-      splits: names of the split, of which the first that there is counts.
+      splits: candidate names of the split; the first that exists is used.
       kind: what the images are.
       skip_corrupt: whether labels out of range are left to reading, which then is to
         skip them.
@@ -303,7 +303,7 @@ def _is_local_parquet(file: str) -> bool:
 
 
 def _read_parquet(file: str) -> None:
-    """Reads a local parquet file, to raise what is wrong with it."""
+    """Reads a local parquet file, to raise whatever error it holds."""
     if _is_local_parquet(file):
         parquet = _extras.require("pyarrow.parquet", "datasets")
         with parquet.ParquetFile(file) as opened:

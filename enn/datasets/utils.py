@@ -1,4 +1,4 @@
-"""Examples, batches and data sets put together from others."""
+"""Examples, batches and data sets built from others."""
 
 import dataclasses
 from collections.abc import Callable, Sequence

@@ -36,7 +36,7 @@ class KMeansOutput(NamedTuple):
 
 
 class KMeansState(NamedTuple):
-    """Where Lloyd's algorithm stands.
+    """The state of Lloyd's algorithm.
 
     Attributes:
       centroids: `[num_centroids, dim]`.
@@ -133,7 +133,7 @@ def get_classes_and_distances(
 
 
 def kmeans_iteration(x: chex.Array, state: Any) -> KMeansState:
-    """Moves every centroid to the mean of the rows nearest to it, if there are any.
+    """Moves every centroid to the mean of the rows nearest to it, if any.
 
     Args:
       x: `[num_data, dim]`.

@@ -73,7 +73,7 @@ def add_l2_weight_decay(
     Args:
       loss_fn: the loss to add to.
       scale: a number >= 0; or a function of the whole parameter tree, the squares of
-        whose result are summed as they are (so a factor s in it counts as s²).
+        whose result is summed as it is (so a factor s in it counts as s²).
       predicate: selects the parameters that decay, all if None; called with names
         and, as the value, the parameter times √scale.
 

@@ -349,7 +349,7 @@ def _calibration_error(counts: jax.Array) -> jax.Array:
 
 
 def calibration_curve(counts: chex.Array) -> CalibrationCurve:
-    """Returns what to draw: how often targets lie below the quantiles predicted.
+    """Returns the curve to plot: how often targets lie below the predicted quantiles.
 
     Args:
       counts: `state.extra` of `make_calibration_aggregator`.

@@ -48,7 +48,7 @@ def mutual_information(logits: jax.Array) -> jax.Array:
 
     H(p̄) − (1/S) Σₛ H(pₛ): the epistemic part of the total uncertainty, known as BALD
     (Houlsby et al., 2011, https://arxiv.org/abs/1112.5745). It scores each row by
-    itself; what several rows tell together is BatchBALD (Kirsch et al., 2019,
+    itself; the joint information in several rows is BatchBALD (Kirsch et al., 2019,
     https://arxiv.org/abs/1906.08158), which is not implemented here.
 
     Args:

@@ -440,7 +440,7 @@ class MLPHypermodelPriorIndependentLayers(EnnWithAdditivePrior):
     """An `MLPHypermodel` of an MLP, with a fixed `PriorMLPIndependentLayers` as prior.
 
     Inputs are flattened. Numbers follow the original `enn`: the prior's parameters and
-    the index that tells its size are drawn with one key.
+    the index that shows its size are drawn with one key.
 
     Args:
       base_output_sizes: width of every layer of the base MLP.

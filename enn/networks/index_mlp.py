@@ -99,7 +99,7 @@ class IndexMLPEnn(EnnArray):
 class IndexMLPWithGpPrior(EnnWithAdditivePrior):
     """`IndexMLPEnn` with a linear combination of random GPs as its prior: Σ_j z_j f_j.
 
-    The GPs meet the random entries of the index, and nothing its leading one. They
+    The GPs take the random entries of the index; its leading one has no prior. They
     do not depend on the index: under `jax.vmap` over indices they are computed once.
 
     Args:

@@ -19,7 +19,7 @@ THREEFRY = "threefry2x32"
 
 
 class PrngIndexer(base.EpistemicIndexer):
-    """The index is the key itself, for networks with randomness of their own."""
+    """The index is the key itself, for networks that draw their own randomness."""
 
     def __call__(self, key: chex.PRNGKey) -> base.Index:
         return key

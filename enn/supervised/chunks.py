@@ -63,7 +63,7 @@ class ChunkReader:
       streams: where batches come from.
       max_steps: how many steps a chunk has room for, unless they would take more than
         `MAX_BYTES`.
-      step_bytes: what else a step takes room for.
+      step_bytes: further bytes that each step occupies.
       keeps_data: whether data in memory may go to the device.
     """
 

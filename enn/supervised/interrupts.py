@@ -1,4 +1,4 @@
-"""Ctrl-C and the like that wait for a good moment."""
+"""Ctrl-C and other signals, held back until training can stop cleanly."""
 
 import contextlib
 import signal
@@ -12,7 +12,7 @@ import jax
 
 @contextlib.contextmanager
 def deferred(*signals: signal.Signals) -> Iterator[threading.Event]:
-    """Holds signals back until the block ends; a second one comes through at once.
+    """Defers signals until the block ends; a second one takes effect at once.
 
     Yields:
       An event that is set by any of them. The block may set it too.

@@ -119,7 +119,7 @@ class TrainLoop:
         shardings: Any = None,
     ):
         self._mesh = mesh
-        # What is computed lies where it lay before: it is not compiled anew.
+        # Results stay on the devices of their inputs, so that nothing is recompiled.
         everywhere = _sharding.replicated(mesh)
         self.compiled = jax.jit(
             functools.partial(

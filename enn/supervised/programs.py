@@ -38,9 +38,9 @@ def _key(value: Any) -> Any:
 
 
 def shared(make: Make) -> Make:
-    """Returns `make` with a memory: for the same objects it returns the same program.
+    """Memoises `make`: the same objects give the same program.
 
-    Objects count as the same by identity: equal losses may still differ in what they
+    Objects are compared by identity: equal losses may still differ in what they
     close over. The programs used last are kept, with the objects they were made of.
     """
 

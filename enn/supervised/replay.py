@@ -1,4 +1,4 @@
-"""Data that come in while a network trains: a buffer of the last rows."""
+"""Data that arrive while a network trains: a buffer of the latest rows."""
 
 import functools
 import operator
@@ -63,7 +63,7 @@ class Replay(Iterator[ArrayBatch]):
         return min(self.num_added, self.capacity)
 
     def add(self, x: Any, y: chex.Array) -> None:
-        """Adds rows, in place of the oldest ones where there is no room.
+        """Adds rows, overwriting the oldest ones once the buffer is full.
 
         Args:
           x: inputs, `[num_rows, ...]`, an array or a pytree of arrays.

@@ -63,7 +63,7 @@ class Saves:
         for name, dataset in self._datasets.items():
             if not has_position(dataset):
                 warnings.warn(
-                    f"{name}, a {type(dataset).__name__}, does not tell its position: "
+                    f"{name}, a {type(dataset).__name__}, cannot report its position: "
                     "it has no methods state and restore, or get_state and set_state. "
                     "Only restore(..., data=False) will work.",
                     stacklevel=4,
@@ -125,7 +125,7 @@ class Saves:
             are of another network.
 
         Raises:
-          FileNotFoundError: if there is no finished save.
+          FileNotFoundError: if `path` holds no finished save.
           ValueError: if there is none of `step`, it is damaged, or of another state,
             network or kind of key; or data cannot go to where they were.
         """
@@ -346,7 +346,7 @@ def _check_key(name: str, impl: str | None, key: chex.PRNGKey) -> None:
 
 
 def _numbers_behind(save: _Save, saves: Sequence[_Save]) -> list[int]:
-    """The saves that a run has behind it at `save`, as far as their names tell.
+    """The saves that led up to `save`, judging by their names.
 
     One that a save of an earlier step follows was left behind by going back.
     """
@@ -437,7 +437,7 @@ def dump_positions(datasets: Mapping[str, Iterator[Any]]) -> list[str]:
     """Returns the positions of those data sets that are resumable.
 
     Returns:
-      A text for every process, which all have data of their own.
+      One text per process: each has its own data.
 
     Raises:
       TypeError: if one is made of other things than JSON, bytes and NumPy arrays.

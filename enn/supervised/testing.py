@@ -13,7 +13,7 @@ from enn.supervised.sgd_experiment import Experiment
 
 
 class TestExperiment(NamedTuple):
-    """What it takes to train a network of one's own on the two moons.
+    """All it takes to train your own network on the two moons.
 
     Attributes:
       num_outputs: number of outputs that the network needs.

@@ -1,4 +1,4 @@
-"""A training run: a network's state and all that moves it on."""
+"""A training run: a network's state, and everything that advances it."""
 
 import dataclasses
 import os
@@ -475,7 +475,7 @@ class TrainingRun:
 
 @dataclasses.dataclass
 class _Pending:
-    """A dispatched chunk whose results may not be there yet.
+    """A dispatched chunk whose results may not be ready yet.
 
     Attributes:
       first_step: number of its first step.

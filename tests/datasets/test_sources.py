@@ -121,7 +121,7 @@ def _open_with_bad_row(store, name, data=GOOD, label=1):
     ("name", "data", "message"),
     [
         ("junk", b"no image", "no image that Pillow can read"),
-        ("missing", None, "there is no image"),
+        ("missing", None, "the source holds no image"),
         ("truncated", stored.png(stored.random_images(1, (4, 5, 3))[0])[:-60], ""),
         ("grey", stored.png(IMAGES[0][:, :, 0]), "must be RGB of .* got L of"),
         ("large", stored.png(np.zeros([5, 5, 3], np.uint8)), r"got RGB of \(5, 5\)"),

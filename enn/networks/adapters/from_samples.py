@@ -34,7 +34,7 @@ def from_samples(
       returns a copy of `stacked_params`.
 
     Raises:
-      ValueError: if there is no array, or if leading axes differ; by `apply` for an
+      ValueError: if there are no arrays, or leading axes differ; by `apply` for an
         index out of range, see `enn.networks.many_indices.members`.
     """
     num_samples = _num_samples(stacked_params)

@@ -199,7 +199,7 @@ def _read_tensors(file: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _untie(tensors: dict[str, np.ndarray]) -> list[str]:
-    """Removes second copies of shared tensors; returns which are no copies."""
+    """Removes second copies of shared tensors; returns those that are not copies."""
     problems = []
     for name, original in _TIED.items():
         if name in tensors:

@@ -2,7 +2,7 @@
 
 The prior's parameters are part of the trainable tree. No gradient reaches them, but
 penalties on all parameters do: `enn.networks.trainable_mask` tells them apart. There is
-one prior, whatever the index: these networks have no epistemic variation of their own.
+one prior, whatever the index: these networks do not vary with the index.
 """
 
 from collections.abc import Callable, Sequence
