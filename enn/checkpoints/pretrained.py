@@ -2,8 +2,8 @@
 
 A folder holds `model.safetensors`, the arrays by their paths in the tree, and
 `model.json`: the version of the layout, the tree of these names, the SHA-256 that the
-file of arrays must have, and a few predictions that tell the network from others.
-Neither can hold code.
+file of arrays must have, a few predictions that tell the network from others, and the
+name and arguments of what builds it. Neither can hold code.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from enn import _checks, _extras
+from enn.checkpoints import constructors
 from enn.networks.base import EnnArray
 from enn.supervised import probes
 from enn.supervised.base import check_network
@@ -39,6 +40,7 @@ def save_pretrained(
     *,
     enn: EnnArray | None = None,
     inputs: Any = None,
+    config: Mapping[str, Any] | None = None,
 ) -> None:
     """Saves parameters and state in a folder, for `load_pretrained`.
 
@@ -54,13 +56,23 @@ def save_pretrained(
       state: the same of the network's state.
       enn: the network, of which a few predictions at made-up inputs are saved too.
       inputs: a batch of inputs, needed with `enn`: only shapes and types matter.
+      config: how to build the network, for `load_enn`:
+        `{"constructor": "MLPEnsembleMatchedPrior", "arguments": {...}}`, where the
+        constructor is a function or class of `enn.networks`, or one that was given to
+        `register_constructor`. With `inputs` it stands for `enn`.
 
     Raises:
       ImportError: without safetensors, which the extra `checkpoints` installs.
       ValueError: naming the place, for a leaf that is not an array of numbers, or of a
         type that safetensors lacks, a name that is not a string, or a container that
-        is not a mapping; unless `enn` and `inputs` are given together.
+        is not a mapping; unless `enn` and `inputs` are given together; for a `config`
+        that builds nothing.
+      TypeError: for a `config` that is not JSON, or does not build a network.
     """
+    if config is not None:
+        config = constructors.as_json(config)
+        built = constructors.build(config)
+        enn = built if enn is None and inputs is not None else enn
     if (enn is None) != (inputs is None):
         raise ValueError("enn and inputs must be given together, or neither.")
     safetensors = _extras.require("safetensors.numpy", "checkpoints")
@@ -77,6 +89,7 @@ def save_pretrained(
         "sha256": hashlib.sha256(content).hexdigest(),
         "tree": tree,
         "probe": probe,
+        "config": config,
     }
     _replace(folder / _ARRAYS, content)
     _replace(folder / _TREE, json.dumps(layout, indent=1).encode())
@@ -111,21 +124,44 @@ def load_pretrained(
         is unknown; naming the first leaf, with both shapes, where the tree is not
         `like` the given one; and if the network predicts something else.
     """
-    safetensors = _extras.require("safetensors.numpy", "checkpoints")
     folder = pathlib.Path(path)
-    layout = _read_layout(folder / _TREE)
-    sha256, names = layout["sha256"], layout["tree"]
-    file = folder / _ARRAYS
-    if hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
-        raise ValueError(f"{file} is damaged, or belongs to another {_TREE}.")
-    try:
-        arrays = safetensors.load_file(file)
-        tree = jax.tree.map(lambda name: _to_jax(arrays[name]), names)
-    except Exception as error:  # safetensors raises of many kinds.
-        raise ValueError(f"{file} cannot be read as {_TREE} says: {error}.") from error
+    layout, tree = _read(folder)
     if like is not None:
         _check_like(str(folder), tree, like, layout.get("probe"), inputs)
     return tree["params"], tree["state"]
+
+
+def load_enn(
+    path: str | os.PathLike[str], inputs: Any = None
+) -> tuple[EnnArray, hk.Params, hk.State]:
+    """Returns a network that was saved with its `config`, ready to predict.
+
+    No code is run that the files bring: only functions and classes of `enn.networks`
+    and of `register_constructor` are called, with numbers, strings, lists and dicts.
+
+    Args:
+      path: the folder.
+      inputs: as in `load_pretrained`.
+
+    Returns:
+      `(enn, params, state)`.
+
+    Raises:
+      FileNotFoundError, ImportError: as `load_pretrained` does.
+      ValueError: as `load_pretrained` does; if the network was saved without `config`,
+        or with a constructor that is not known here.
+    """
+    folder = pathlib.Path(path)
+    layout, tree = _read(folder)
+    if layout.get("config") is None:
+        raise ValueError(
+            f"{folder} was saved without config: build the network yourself, and call "
+            "load_pretrained(path, like=enn)."
+        )
+    enn = constructors.build(layout["config"])
+    if layout.get("probe") is not None:
+        _check_like(str(folder), tree, enn, layout["probe"], inputs)
+    return enn, tree["params"], tree["state"]
 
 
 def _check_like(name: str, tree: Any, like: Any, probe: Any, inputs: Any) -> None:
@@ -165,6 +201,21 @@ def _warn(name: str, reason: str) -> None:
         f"not among parameters are as they were could not be checked: {reason}.",
         stacklevel=4,
     )
+
+
+def _read(folder: pathlib.Path) -> tuple[dict[str, Any], Any]:
+    """Returns the description in a folder, and the tree of its arrays."""
+    safetensors = _extras.require("safetensors.numpy", "checkpoints")
+    layout = _read_layout(folder / _TREE)
+    sha256, names = layout["sha256"], layout["tree"]
+    file = folder / _ARRAYS
+    if hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
+        raise ValueError(f"{file} is damaged, or belongs to another {_TREE}.")
+    try:
+        arrays = safetensors.load_file(file)
+        return layout, jax.tree.map(lambda name: _to_jax(arrays[name]), names)
+    except Exception as error:  # safetensors raises of many kinds.
+        raise ValueError(f"{file} cannot be read as {_TREE} says: {error}.") from error
 
 
 def _name_leaves(

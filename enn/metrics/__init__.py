@@ -15,6 +15,7 @@ from enn.metrics.calibration import (
     SingleBatchECE,
     reliability_diagram,
 )
+from enn.metrics.frames import predictions_frame
 from enn.metrics.histogram import (
     ScoreHistogram,
     binned_histogram,
@@ -114,6 +115,7 @@ __all__ = [
     "make_nll_polyadic_calculator",
     "make_sum_aggregator",
     "mutual_information",
+    "predictions_frame",
     "predictive_entropy",
     "reliability_diagram",
     "risk_coverage_curve",

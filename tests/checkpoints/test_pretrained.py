@@ -194,7 +194,12 @@ def test_missing_package_is_named(
 
 
 def test_public_names() -> None:
-    assert checkpoints.__all__ == ["load_pretrained", "save_pretrained"]
+    assert checkpoints.__all__ == [
+        "load_enn",
+        "load_pretrained",
+        "register_constructor",
+        "save_pretrained",
+    ]
 
 
 X = np.ones([2, 3], np.float32)
