@@ -144,7 +144,7 @@ def test_data_without_a_position(tmp_path: pathlib.Path) -> None:
         return tiny.make_experiment(itertools.chain(tiny.make_batches()))
 
     first, resumed = make_experiment(), make_experiment()
-    with pytest.warns(UserWarning, match="training data set 0, a chain, does not tell"):
+    with pytest.warns(UserWarning, match="training data set 0, a chain, cannot rep"):
         first.train(3, save_dir=tmp_path)
     with pytest.raises(ValueError, match=r"0, a chain, .*restore\(\.\.\., data=False"):
         resumed.restore(tmp_path)
