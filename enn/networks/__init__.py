@@ -57,6 +57,13 @@ from enn.networks.indexers import (
     PrngIndexer,
     ScaledGaussianIndexer,
 )
+from enn.networks.last_layer.expose_features import expose_features
+from enn.networks.last_layer.gaussian_last_layer import (
+    GaussianLastLayer,
+    apply_factor,
+    factor_from_precision,
+    marginal_variance,
+)
 from enn.networks.lenet import EnsembleLeNet5ENN, LeNet5
 from enn.networks.mlp import ExposedMLP, ProjectedMLP
 from enn.networks.priors import (
@@ -128,6 +135,7 @@ __all__ = [
     "ExposedMLP",
     "ForwardFn",
     "GaussianIndexer",
+    "GaussianLastLayer",
     "GaussianNoiseEnn",
     "GaussianNoiseMLP",
     "GaussianWithUnitIndexer",
@@ -156,12 +164,15 @@ __all__ = [
     "ResnetMlpPrior",
     "ScaledGaussianIndexer",
     "add_learned_scale",
+    "apply_factor",
     "combine_functions_choice_via_index",
     "combine_functions_linear_in_index",
     "combine_naive_enn",
     "convert_enn_to_prior_fn",
     "epinet",
     "epistemic_network_from_module",
+    "expose_features",
+    "factor_from_precision",
     "from_equinox",
     "from_flax",
     "from_nnx",
@@ -180,6 +191,7 @@ __all__ = [
     "make_null_prior",
     "make_optimized_forward",
     "make_random_feat_gp",
+    "marginal_variance",
     "parse_net_output",
     "parse_to_output_with_prior",
     "predict_at_indices",

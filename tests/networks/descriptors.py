@@ -165,6 +165,22 @@ def _samples() -> base.EpistemicNetwork:
     return networks.from_samples(model.apply, jax.vmap(model.init, (0, None))(keys, X))
 
 
+def _gaussian_last_layer() -> base.EpistemicNetwork:
+    net = networks.wrap_net_fn_as_enn(lambda x: hk.nets.MLP([4, 2])(x))
+    exposed = networks.expose_features(net, "mlp/~/linear_1")
+    checkpoint = EnnCheckpoint(
+        "base",
+        lambda: jax.jit(net.init)(jax.random.PRNGKey(5), X, jax.random.PRNGKey(6)),
+        lambda: exposed,
+    )
+    return networks.epinet.combine_base_epinet_as_enn(
+        checkpoint,
+        networks.GaussianLastLayer(4, 2, "joint", rank=3),
+        lambda out: out.extra["features"],
+        freeze_base=False,
+    )
+
+
 DESCRIPTORS = [
     Descriptor("plain_mlp", lambda: networks.wrap_transformed_as_enn(_mlp([4, 2])), X),
     Descriptor(
@@ -283,4 +299,5 @@ DESCRIPTORS = [
         X,
     ),
     Descriptor("samples", _samples, X),
+    Descriptor("gaussian_last_layer", _gaussian_last_layer, X),
 ]
