@@ -21,6 +21,7 @@ _SUBMODULES = (
     "metrics",
     "networks",
     "supervised",
+    "testing",
     "utils",
 )
 
