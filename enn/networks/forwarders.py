@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from enn import _checks, _sharding, base
 from enn.networks.indexers import EnsembleIndexer, draw_indices
 from enn.networks.many_indices.index_map import map_indices
+from enn.networks.many_indices.members import convolves_on_cpu
 from enn.networks.utils import parse_net_output
 
 Input = TypeVar("Input", contravariant=True)
@@ -147,8 +148,11 @@ def predict_at_indices(
     def predict(index: base.Index) -> chex.Array:
         return parse_net_output(enn.apply(params, state, inputs, index)[0])
 
-    if isinstance(enn.indexer, EnsembleIndexer):
-        members = jnp.arange(enn.indexer.num_ensemble)
-        if len(members) < len(indices):
-            return map_indices(predict, members, batch_z)[indices]
-    return map_indices(predict, indices, batch_z)
+    if not isinstance(enn.indexer, EnsembleIndexer):
+        return map_indices(predict, indices, batch_z)
+    members = jnp.arange(enn.indexer.num_ensemble)
+    run = members if len(members) < len(indices) else indices
+    if batch_z is None and convolves_on_cpu(predict, run[0]):
+        batch_z = len(run)  # One after the other as it is; a loop would slow them down.
+    outputs = map_indices(predict, run, batch_z)
+    return outputs[indices] if run is members else outputs

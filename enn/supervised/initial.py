@@ -11,6 +11,7 @@ import numpy as np
 
 from enn import _checks, base
 from enn.networks.base import EnnArray, OutputWithPrior
+from enn.networks.many_indices.members import convolves_on_cpu
 
 
 def initial_variables(
@@ -52,7 +53,7 @@ def _as_dicts(tree: Any) -> Any:
 
 
 def look_at_output(enn: EnnArray, *args: Any) -> bool:
-    """Traces the network once; returns whether it runs slowly in a loop on the device.
+    """Traces the network; returns whether it runs slowly in a loop on the device.
 
     XLA runs convolutions inside a loop up to 30 times slower on CPU: then steps run
     faster one a dispatch.
@@ -65,7 +66,7 @@ def look_at_output(enn: EnnArray, *args: Any) -> bool:
       TypeError: if the network gives a plain tuple.
       ValueError: if it takes a vector of inputs for one example.
     """
-    jaxpr, (out, _) = jax.make_jaxpr(enn.apply, return_shape=True)(*args)
+    out, _ = jax.eval_shape(enn.apply, *args)
     if type(out) in (tuple, list):
         raise TypeError(
             "The network must return an array [batch, num_outputs] or an "
@@ -78,5 +79,4 @@ def look_at_output(enn: EnnArray, *args: Any) -> bool:
             f"x must be [batch, ...], got shape {list(shape)}, which the network takes "
             "for one example: pass x[:, None] for one feature a row."
         )
-    on_cpu = jax.default_backend() == "cpu"
-    return on_cpu and "conv_general_dilated" in str(jaxpr)
+    return convolves_on_cpu(enn.apply, *args)

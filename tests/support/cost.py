@@ -1,10 +1,11 @@
 """Counting the floating point operations of functions, before XLA optimises them."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+from jax.extend import core
 
 from enn import base
 from enn.networks.utils import parse_net_output
@@ -46,3 +47,18 @@ def flops_at_indices(
 def mlp_flops(batch: int, *sizes: int) -> int:
     """Returns the multiplications and additions of an MLP's matrix products."""
     return 2 * batch * sum(a * b for a, b in itertools.pairwise(sizes))
+
+
+def convolutions(fn: Callable[..., Any], *args: Any) -> list[int]:
+    """Returns the number of groups of every convolution of `fn`, of each call of it."""
+
+    def groups(jaxpr: core.Jaxpr) -> Iterator[int]:
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "conv_general_dilated":
+                names = ("feature_group_count", "batch_group_count")
+                yield max(equation.params[name] for name in names)
+            for inner in jax.tree.leaves(list(equation.params.values())):
+                if isinstance(inner, core.ClosedJaxpr):
+                    yield from groups(inner.jaxpr)
+
+    return list(groups(jax.make_jaxpr(fn)(*args).jaxpr))

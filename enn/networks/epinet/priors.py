@@ -21,6 +21,7 @@ from enn.networks.einsum_mlp import make_ensemble_prior
 from enn.networks.ensembles import Ensemble
 from enn.networks.epinet.base import EpinetWithState
 from enn.networks.inputs import as_images, concrete_draws, init_once
+from enn.networks.many_indices import members
 from enn.networks.priors import KernelShape, PriorFn, conv_prior_net
 
 _IMAGENET_SHAPE = (224, 224, 3)
@@ -180,8 +181,8 @@ def _make_conv_prior(
 
     @jax.jit
     def combine(params: hk.Params, inputs: chex.Array, index: base.Index) -> chex.Array:
-        outputs = jax.vmap(model.apply, in_axes=(0, None), out_axes=-1)(params, inputs)
-        return outputs @ index
+        outputs = members.run_members(model.apply, params, inputs, num_ensemble)
+        return jnp.tensordot(index, outputs, 1)
 
     def prior_fn(inputs: chex.Array, index: base.Index) -> chex.Array:
         _checks.shape("index", index, (num_ensemble,), f"[{num_ensemble}]")

@@ -13,7 +13,8 @@ Inside a loop XLA does not always see this; `hoisting` moves it out.
 **Members of an ensemble are few.** With 10 members, 1000 indices have at most 10
 different outputs. `members.apply_member` runs each member once and picks, if there are
 at least as many indices as members, and otherwise only the members picked. It also does
-so where `enn.apply` is under someone else's `jax.vmap`, gradients included.
+so where `enn.apply` is under someone else's `jax.vmap`, gradients included. Members
+with convolutions run one after the other on a CPU, which is linear in their number.
 
 **Blocks fit in cache.** `index_map.map_indices` is `jax.vmap` in blocks of `batch_z`
 indices, by default as many as fit in cache on a CPU, or in 256 MiB elsewhere.

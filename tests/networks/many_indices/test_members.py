@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enn.networks.many_indices import members
+from tests.support import cost
 from tests.support.cost import flops
 from tests.support.fast import compiled
 
@@ -346,3 +347,89 @@ def test_selecting_takes_the_entry_of_every_leaf():
     assert chosen["b"] == 1.0
     column = members.select_member(stacked["a"], 2, 3, axis=1)
     np.testing.assert_array_equal(column, [2, 5])
+
+
+def _convolutions(member, images):
+    for kernel in (member["first"], member["second"]):
+        images = jax.lax.conv(images, kernel, (1, 1), "SAME")
+    return jnp.sin(images) + member["shared"]
+
+
+IMAGES = _normal(2, 3, 6, 6)
+KERNELS = {
+    "first": _normal(NUM_MEMBERS, 4, 3, 3, 3),
+    "second": _normal(NUM_MEMBERS, 5, 4, 3, 3),
+    "shared": _normal(1, 1, 1, 6),
+}
+
+
+def _convolve(stacked, images, index, axis=0):
+    return members.apply_member(
+        _convolutions, stacked, images, index, NUM_MEMBERS, axis
+    )
+
+
+def _loss_at(indices, weights, axis=0):
+    def loss(stacked, images):
+        def one(index):
+            return _convolve(stacked, images, index, axis)
+
+        return jnp.sum(weights * jax.vmap(one)(indices))
+
+    return loss
+
+
+@pytest.mark.strict
+@pytest.mark.parametrize("num_indices", [1, 2, 3, 6])
+@pytest.mark.parametrize("axis", [0, -1])
+def test_members_with_convolutions_are_those_of_a_loop(num_indices, axis):
+    indices = INDICES[:num_indices]
+    weights = _normal(num_indices, 2, 5, 6, 6)
+
+    def reference(stacked, images):
+        runs = [
+            _convolutions({**_leaf(stacked, z), "shared": stacked["shared"]}, images)
+            for z in indices
+        ]
+        return jnp.sum(weights * jnp.stack(runs))
+
+    moved = {
+        name: leaf if name == "shared" else jnp.moveaxis(leaf, 0, axis)
+        for name, leaf in KERNELS.items()
+    }
+    grads = jax.grad(_loss_at(indices, weights, axis), (0, 1))
+    found, images = compiled(grads)(moved, IMAGES)
+    for name in ("first", "second"):
+        found[name] = jnp.moveaxis(found[name], axis, 0)
+    expected = compiled(jax.grad(reference, (0, 1)))(KERNELS, IMAGES)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-3)
+    jax.tree.map(close, (found, images), expected)
+
+
+@pytest.mark.parametrize(("num_indices", "runs"), [(1, 1), (2, 2), (3, 3), (50, 3)])
+def test_convolutions_and_their_gradients_are_not_grouped(num_indices, runs):
+    # A training step costs XLA the square of the number of groups on a CPU.
+    loss = _loss_at(np.zeros(num_indices, int), 1.0)
+    convolutions = cost.convolutions(jax.grad(loss), KERNELS, IMAGES)
+    forward, backward = 2, 3  # The first layer needs no gradient of the images.
+    assert convolutions == [1] * runs * (forward + backward)
+
+
+def test_convolutions_of_few_members_run_inside_other_maps():
+    indices = jnp.array([[2, 0], [1, 1]])
+    pairs = jax.vmap(_convolve, in_axes=(None, None, 0))
+    nested = compiled(jax.vmap(pairs, in_axes=(None, None, 0)))
+    mapped = compiled(jax.vmap(pairs, in_axes=(None, 0, 0)))
+    images = jnp.stack([IMAGES, -IMAGES])
+    outs = nested(KERNELS, IMAGES, indices), mapped(KERNELS, images, indices)
+    for i, j in np.ndindex(2, 2):
+        member = {**_leaf(KERNELS, indices[i, j]), "shared": KERNELS["shared"]}
+        for out, inputs in zip(outs, (IMAGES, images[i]), strict=True):
+            expected = compiled(_convolutions)(member, inputs)
+            np.testing.assert_allclose(out[i, j], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_members_with_convolutions_run_at_once_elsewhere(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    loss = _loss_at(INDICES, 1.0)
+    assert max(cost.convolutions(loss, KERNELS, IMAGES)) == NUM_MEMBERS
