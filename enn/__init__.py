@@ -20,6 +20,7 @@ _SUBMODULES = (
     "losses",
     "metrics",
     "networks",
+    "posteriors",
     "supervised",
     "testing",
     "utils",

@@ -13,7 +13,8 @@ import jax
 import numpy as np
 from flax import linen, nnx
 
-from enn import base, networks
+from enn import base, networks, posteriors
+from enn.datasets import ArrayBatch
 from enn.networks.bert import (
     AgentConfig,
     BertConfig,
@@ -181,6 +182,13 @@ def _gaussian_last_layer() -> base.EpistemicNetwork:
     )
 
 
+def _fitted(fit: Callable[..., posteriors.Posterior], **kw: Any) -> Any:
+    net = networks.wrap_net_fn_as_enn(lambda x: hk.nets.MLP([4, 2])(x))
+    params, state = jax.jit(net.init)(jax.random.PRNGKey(5), X, jax.random.PRNGKey(6))
+    data = ArrayBatch(x=X, y=np.array([[0], [1], [1], [0]]))
+    return fit(net, params, state, data, "categorical", **kw).enn
+
+
 DESCRIPTORS = [
     Descriptor("plain_mlp", lambda: networks.wrap_transformed_as_enn(_mlp([4, 2])), X),
     Descriptor(
@@ -300,4 +308,18 @@ DESCRIPTORS = [
     ),
     Descriptor("samples", _samples, X),
     Descriptor("gaussian_last_layer", _gaussian_last_layer, X),
+    Descriptor(
+        "laplace",
+        lambda: _fitted(
+            posteriors.fit_laplace, structure="kronecker", last_layer="mlp/~/linear_1"
+        ),
+        X,
+    ),
+    Descriptor(
+        "linearised_laplace",
+        lambda: _fitted(
+            posteriors.fit_linearised_laplace, structure="low_rank", rank=3
+        ),
+        X,
+    ),
 ]
