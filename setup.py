@@ -15,10 +15,12 @@ BERT = ["safetensors>=0.7", "tokenizers>=0.20"]
 FLAX = ["flax>=0.12"]
 EQUINOX = ["equinox>=0.13"]
 DATASETS = ["datasets>=4", "grain>=0.2.12", "pillow>=10"]
+CLUSTER = ["dask>=2026.8", "distributed>=2026.8"]
 CHECKPOINTS = ["orbax-checkpoint>=0.11", "pooch>=1.8", "safetensors>=0.7"]
 TEST = [
     *DATASETS,
     *CHECKPOINTS,
+    *CLUSTER,
     *DEMO,
     *BERT,
     *FLAX,
@@ -62,6 +64,7 @@ setuptools.setup(
         "equinox": EQUINOX,
         "datasets": DATASETS,
         "checkpoints": CHECKPOINTS,
+        "cluster": CLUSTER,
         "test": TEST,
         "dev": DEV,
     },

@@ -22,6 +22,7 @@ _SUBMODULES = (
     "networks",
     "posteriors",
     "supervised",
+    "sweeps",
     "testing",
     "utils",
 )

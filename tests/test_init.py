@@ -25,7 +25,9 @@ for order in json.loads(sys.argv[2]):
 """
 
 EXTRAS = [
+    "dask",
     "datasets",
+    "distributed",
     "equinox",
     "flax",
     "grain",
