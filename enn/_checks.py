@@ -46,6 +46,15 @@ def as_array(values: Any) -> jax.Array | np.ndarray:
     return values if isinstance(values, jax.Array) else np.asarray(values)
 
 
+def arrays(name: str, tree: Any) -> None:
+    """Raises ValueError unless `tree` is an array or a tree of arrays."""
+    if not all(hasattr(leaf, "shape") for leaf in jax.tree.leaves(tree)):
+        raise ValueError(
+            f"{name} must be an array, or a tree of arrays, got a "
+            f"{type(tree).__name__}: pass np.asarray({name})."
+        )
+
+
 def shape(name: str, array: Any, expected: tuple[int | None, ...], axes: str) -> None:
     """Raises ValueError unless `array` has the `expected` shape.
 

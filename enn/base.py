@@ -7,6 +7,8 @@ https://arxiv.org/abs/2107.08924, section 2).
 """
 
 import dataclasses
+import pickle
+import sys
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import chex
@@ -76,6 +78,21 @@ class EpistemicNetwork(Generic[Input, Output]):
     apply: ApplyFn[Input, Output]
     init: InitFn[Input]
     indexer: EpistemicIndexer
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Says what to do instead where `pickle` meets functions made by functions."""
+        # `copy` and `cloudpickle`, which call this too, keep such functions.
+        caller = sys._getframe(1).f_globals.get("__name__", "")
+        if "cloudpickle" not in caller and caller not in ("copy", "dill._dill"):
+            try:
+                pickle.dumps((self.apply, self.init, self.indexer))
+            except Exception as error:
+                raise TypeError(
+                    "A network is made of functions, which cannot be pickled: save it "
+                    "by enn.checkpoints.save_pretrained(..., config=...), or pickle "
+                    "the function that makes it."
+                ) from error
+        return super().__reduce_ex__(protocol)
 
 
 @runtime_checkable

@@ -228,6 +228,16 @@ def _name_leaves(
             if not isinstance(key, str):
                 raise ValueError(f"{where}: a name must be a string, got {key!r}.")
         return {key: _name_leaves(node[key], (*path, key), arrays) for key in node}
+    if isinstance(node, tuple) and len(path) == 1:
+        raise ValueError(
+            f"{where} must be a dict of arrays, got a tuple of {len(node)}: pass "
+            "parameters and state one after the other."
+        )
+    if isinstance(node, list | tuple):
+        raise ValueError(
+            f"{where} must be a dict of arrays, got a {type(node).__name__}: name the "
+            f"entries, such as {{str(i): p for i, p in enumerate({path[-1]})}}."
+        )
     is_array = isinstance(node, jax.Array | np.ndarray | np.generic)
     kind = node.dtype.name if is_array else type(node).__name__
     if kind not in _TYPES:

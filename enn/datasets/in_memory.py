@@ -161,6 +161,7 @@ def process_shard(data: base.ArrayBatch) -> base.ArrayBatch:
 def _complete(data: base.ArrayBatch) -> base.ArrayBatch:
     if data.y is None:
         raise ValueError("data must have y, one target or label a row, got None.")
+    _checks.arrays("x", data.x)
     # A list of labels is one array; a list in x is a tree of inputs.
     data = jax.tree.map(np.asarray, dataclasses.replace(data, y=np.asarray(data.y)))
     y = data.y[:, None] if np.ndim(data.y) == 1 else data.y

@@ -23,7 +23,7 @@ from enn.networks.priors import (
     PriorFn,
     make_random_feat_gp,
 )
-from enn.networks.utils import wrap_enn_as_enn_no_state
+from enn.networks.utils import check_transformed, wrap_enn_as_enn_no_state
 
 
 class EnsembleWithState(EnnArray):
@@ -39,12 +39,14 @@ class EnsembleWithState(EnnArray):
       num_ensemble: number of members.
 
     Raises:
+      TypeError: unless `model` is such a pair of functions.
       ValueError: if `num_ensemble` is not an integer >= 1; by `apply` for an index out
         of range, see `enn.networks.many_indices.members`, and for parameters of
         a different number of members.
     """
 
     def __init__(self, model: hk.TransformedWithState, num_ensemble: int):
+        check_transformed(model)
         self.model = model
         self.num_ensemble = _checks.positive_int("num_ensemble", num_ensemble)
         super().__init__(self._apply, self._init, EnsembleIndexer(num_ensemble))
@@ -80,6 +82,7 @@ class Ensemble(EnnNoState):
     """
 
     def __init__(self, model: hk.Transformed, num_ensemble: int):
+        check_transformed(model)
         self.model = model
         self.num_ensemble = num_ensemble
         with_state = hk.with_empty_state(model)

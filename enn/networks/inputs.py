@@ -12,15 +12,27 @@ import jax.numpy as jnp
 from enn import _checks, _sharding
 
 
-def layer_sizes(name: str, sizes: Sequence[int]) -> list[int]:
+def layer_sizes(
+    name: str, sizes: Sequence[int], may_be_empty: bool = False
+) -> list[int]:
     """Returns `sizes` as ints, or raises ValueError unless there are any, all >= 1."""
-    if not len(sizes):
+    _check_list(name, sizes)
+    if not len(sizes) and not may_be_empty:
         raise ValueError(f"{name} must hold at least one layer size.")
     return [_checks.positive_int(name, size) for size in sizes]
 
 
+def _check_list(name: str, sizes: Any) -> None:
+    if not hasattr(sizes, "__len__"):
+        raise ValueError(
+            f"{name} must be a list, one entry a layer, such as [50]; got {sizes!r}."
+        )
+
+
 def check_equal_lengths(**sequences: Sequence[Any]) -> None:
     """Raises ValueError unless all sequences have the same length >= 1."""
+    for name, sequence in sequences.items():
+        _check_list(name, sequence)
     lengths = {name: len(sequence) for name, sequence in sequences.items()}
     if len(set(lengths.values())) != 1 or 0 in lengths.values():
         found = ", ".join(f"{name} has {length}" for name, length in lengths.items())
@@ -34,8 +46,9 @@ def flat_inputs(inputs: chex.Array) -> chex.Array:
       inputs: `[batch, ...]`, or one example `[num_features]`, which stays a vector.
 
     Raises:
-      ValueError: if `inputs` is a scalar.
+      ValueError: if `inputs` is a scalar or a list.
     """
+    _check_array(inputs)
     shape = jnp.shape(inputs)
     if not shape:
         raise ValueError("inputs must have shape [batch, ...], got a scalar.")
@@ -44,6 +57,14 @@ def flat_inputs(inputs: chex.Array) -> chex.Array:
     dtype = jnp.result_type(inputs)
     is_float = jnp.issubdtype(dtype, jnp.floating)
     return jnp.reshape(jnp.asarray(inputs, dtype if is_float else jnp.float32), shape)
+
+
+def _check_array(inputs: Any) -> None:
+    if isinstance(inputs, list | tuple):
+        raise ValueError(
+            f"inputs must be an array [batch, ...], got a {type(inputs).__name__}: "
+            "pass np.asarray(inputs)."
+        )
 
 
 def flat_batch(inputs: chex.Array) -> chex.Array:
@@ -85,6 +106,7 @@ def as_images(inputs: chex.Array) -> jax.Array:
     Raises:
       ValueError: unless `inputs` is `[batch, height, width, channels]`.
     """
+    _check_array(inputs)
     _checks.shape("inputs", inputs, (None,) * 4, "[batch, height, width, channels]")
     if not jnp.issubdtype(jnp.result_type(inputs), jnp.inexact):
         return jnp.asarray(inputs, jnp.float32)

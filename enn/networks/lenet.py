@@ -8,7 +8,7 @@ import jax
 
 from enn import _checks
 from enn.networks.ensembles import EnsembleWithState
-from enn.networks.inputs import as_images
+from enn.networks.inputs import as_images, layer_sizes
 
 _CHANNELS = (6, 16, 120)
 
@@ -36,11 +36,13 @@ class LeNet5(hk.Module):
         super().__init__()
         self.convs = [
             hk.Conv2D(
-                _checks.positive_int("lenet_output_channels", channels),
+                channels,
                 kernel_shape=5,
                 name=f"conv_2d_{i}",
             )
-            for i, channels in enumerate(lenet_output_channels)
+            for i, channels in enumerate(
+                layer_sizes("lenet_output_channels", lenet_output_channels)
+            )
         ]
         num_classes = _checks.positive_int("num_output_classes", num_output_classes)
         self.linear = hk.Linear(84)

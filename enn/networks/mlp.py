@@ -259,9 +259,7 @@ class ProjectedMLP(EpistemicModule):
         b_init: hk.initializers.Initializer | None = None,
     ):
         super().__init__(name=name)
-        self.hidden_sizes = [
-            _checks.positive_int("hidden_sizes", size) for size in hidden_sizes
-        ]
+        self.hidden_sizes = layer_sizes("hidden_sizes", hidden_sizes, may_be_empty=True)
         self.final_out = _checks.positive_int("final_out", final_out)
         self.index_dim = _checks.positive_int("index_dim", index_dim)
         self.concat_index = concat_index

@@ -27,12 +27,31 @@ from enn.networks.inputs import init_once, map_rows
 
 
 def parse_net_output(net_out: Output) -> chex.Array:
-    """Returns the predictions of an `OutputWithPrior`, or the plain array itself."""
+    """Returns the predictions of an `OutputWithPrior`, or the plain array itself.
+
+    Raises:
+      TypeError: for a plain tuple.
+    """
+    _check_not_tuple(net_out)
     return net_out.preds if isinstance(net_out, OutputWithPrior) else net_out
 
 
+def _check_not_tuple(net_out: Any) -> None:
+    if type(net_out) is tuple:
+        raise TypeError(
+            "The network must return an array [batch, num_outputs] or an "
+            f"OutputWithPrior, got a tuple of {len(net_out)}: put further outputs into "
+            "OutputWithPrior(train=..., extra={name: ...})."
+        )
+
+
 def parse_to_output_with_prior(net_out: Output) -> OutputWithPrior:
-    """Returns an `OutputWithPrior` as it is, and a plain array with a zero prior."""
+    """Returns an `OutputWithPrior` as it is, and a plain array with a zero prior.
+
+    Raises:
+      TypeError: for a plain tuple.
+    """
+    _check_not_tuple(net_out)
     if isinstance(net_out, OutputWithPrior):
         return net_out
     return OutputWithPrior(train=net_out, prior=jnp.zeros_like(net_out))
@@ -168,7 +187,11 @@ def wrap_net_fn_as_enn(
     """Returns a function of inputs alone, to be transformed, as a network.
 
     The index is a PRNG key that nothing uses.
+
+    Raises:
+      TypeError: for a class, such as that of a module, in place of a function.
     """
+    _check_function(net_fn)
     transformed = hk.without_apply_rng(hk.transform_with_state(net_fn))
 
     def apply(
@@ -186,6 +209,27 @@ def wrap_net_fn_as_enn(
     return base.EpistemicNetwork(apply, init, PrngIndexer())
 
 
+def _check_function(net_fn: Any) -> None:
+    if isinstance(net_fn, type):
+        name = net_fn.__name__
+        raise TypeError(
+            "net_fn must be a function of inputs, got the class "
+            f"{name}: pass lambda x: {name}(...)(x)."
+        )
+
+
+def check_transformed(model: Any) -> None:
+    """Raises TypeError unless `model` is a pair of functions `init` and `apply`."""
+    names = ("init", "apply")
+    if isinstance(model, type) or not all(
+        callable(getattr(model, name, None)) for name in names
+    ):
+        raise TypeError(
+            "A pair of functions init and apply is needed, such as "
+            f"hk.without_apply_rng(hk.transform(net_fn)); got {model!r}."
+        )
+
+
 def wrap_transformed_as_enn_no_state(transformed: hk.Transformed) -> EnnNoState:
     """Returns a transformed function of inputs alone as a network without state.
 
@@ -194,8 +238,10 @@ def wrap_transformed_as_enn_no_state(transformed: hk.Transformed) -> EnnNoState:
         `hk.without_apply_rng(hk.transform(...))`.
 
     Raises:
+      TypeError: unless `transformed` is a pair of functions.
       ValueError: if `transformed` still takes a random key in apply.
     """
+    check_transformed(transformed)
     if "rng" in list(inspect.signature(transformed.apply).parameters)[1:2]:
         raise ValueError(
             "The transformed function still takes a random key in apply: wrap it "
@@ -247,9 +293,11 @@ def wrap_stochastic_fn_as_enn(
         normalisation in training, a row's draws depend on its place in the batch.
 
     Raises:
+      TypeError: for a class, such as that of a module, in place of a function.
       ValueError: by `apply`, for an index that is not a key; an integer is the seed of
         one, and None is accepted if nothing is drawn.
     """
+    _check_function(net_fn)
     transformed = hk.transform_with_state(net_fn)
 
     @_sharding.allow_explicit_axes

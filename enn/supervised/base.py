@@ -46,10 +46,18 @@ def check_network(enn: Any) -> None:
             "enn is a network without state: pass "
             "enn.networks.wrap_enn_no_state_as_enn(enn)."
         )
-    if not all(callable(getattr(enn, f, None)) for f in ("apply", "init", "indexer")):
+    is_network = all(
+        callable(getattr(enn, name, None)) for name in ("apply", "init", "indexer")
+    )
+    if isinstance(enn, type) or not is_network:
+        got = (
+            f"the class {enn.__name__}" if isinstance(enn, type) else type(enn).__name__
+        )
         raise TypeError(
             "enn must be an enn.base.EpistemicNetwork, with functions apply, init and "
-            f"indexer; got {type(enn).__name__}."
+            f"indexer; got {got}. Modules of Flax, NNX and Equinox become one by "
+            "enn.networks.from_flax, from_nnx and from_equinox, functions in Haiku by "
+            "enn.networks.wrap_net_fn_as_enn."
         )
 
 

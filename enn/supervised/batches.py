@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from enn import _checks
 from enn.datasets.base import ArrayBatch
 from enn.datasets.in_memory import make_batch_iterator
 
@@ -105,15 +106,8 @@ def _to_arrays(name: str, value: Any) -> Any:
     if name != "x" and isinstance(value, list):
         return np.asarray(value)
 
-    def convert(leaf: Any) -> Any:
-        if not hasattr(leaf, "shape"):
-            raise ValueError(
-                f"{name} must be an array, or a tree of arrays, got a "
-                f"{_kind(value)}: pass np.asarray({name})."
-            )
-        return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
-
-    return jax.tree.map(convert, value)
+    _checks.arrays(name, value)
+    return jax.tree.map(_checks.as_array, value)
 
 
 def _kind(value: Any) -> str:
@@ -124,7 +118,7 @@ def first_batch(dataset: Iterator[Any]) -> Any:
     """Returns the first training batch, with inputs `x`.
 
     Raises:
-      ValueError: if there is none.
+      ValueError: if there is none, or if it has an axis of devices.
       TypeError: if it has no `x`.
     """
     try:
@@ -135,6 +129,13 @@ def first_batch(dataset: Iterator[Any]) -> Any:
         ) from None
     if not hasattr(batch, "x"):
         raise TypeError(f"{_EXPECTED}, or init_x must be given; got a {_kind(batch)}.")
+    shape = getattr(getattr(batch, "data_index", None), "shape", ())
+    if len(shape) == 2 and shape[1] > 1:
+        raise ValueError(
+            f"The batches have an axis of devices, with data_index {list(shape)}: make "
+            "the data set with train_data_parallelism=False. Experiments share rows "
+            "out over a mesh."
+        )
     return batch
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from enn import _checks, base
 from enn.networks.base import EnnArray, OutputWithPrior
 from enn.networks.many_indices.members import convolves_on_cpu
+from enn.networks.utils import parse_net_output
 
 
 def initial_variables(
@@ -52,6 +53,16 @@ def _as_dicts(tree: Any) -> Any:
     return {name: _as_dicts(value) for name, value in tree.items()}
 
 
+def check_optimizer(optimizer: Any) -> None:
+    """Raises TypeError unless `optimizer` is a transformation of optax."""
+    if not all(callable(getattr(optimizer, f, None)) for f in ("init", "update")):
+        name = getattr(optimizer, "__name__", None)
+        got = repr(optimizer) if name is None else f"the function {name}: call it"
+        raise TypeError(
+            f"optimizer must be made by optax, such as optax.adam(1e-3); got {got}."
+        )
+
+
 def look_at_output(enn: EnnArray, *args: Any) -> bool:
     """Traces the network; returns whether it runs slowly in a loop on the device.
 
@@ -67,13 +78,8 @@ def look_at_output(enn: EnnArray, *args: Any) -> bool:
       ValueError: if it takes a vector of inputs for one example.
     """
     out, _ = jax.eval_shape(enn.apply, *args)
-    if type(out) in (tuple, list):
-        raise TypeError(
-            "The network must return an array [batch, num_outputs] or an "
-            f"OutputWithPrior, got a {type(out).__name__} of {len(out)}."
-        )
+    rows = out.train if isinstance(out, OutputWithPrior) else parse_net_output(out)
     shape = np.shape(args[2]) if hasattr(args[2], "shape") else ()
-    rows = out.train if isinstance(out, OutputWithPrior) else out
     if len(shape) == 1 and np.shape(rows)[:1] != shape:
         raise ValueError(
             f"x must be [batch, ...], got shape {list(shape)}, which the network takes "

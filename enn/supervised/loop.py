@@ -67,8 +67,12 @@ def purify(enn: EnnArray, loss_fn: LossFnArray) -> PureLoss:
     """Returns the loss of `enn` as a function `(params, state, batch, key)`.
 
     Raises:
-      TypeError: for a loss at a single index.
+      TypeError: for a loss at a single index, and for a class.
     """
+    if isinstance(loss_fn, type):
+        raise TypeError(
+            f"loss_fn must be a loss, got the class {loss_fn.__name__}: call it first."
+        )
     if next(iter(inspect.signature(loss_fn).parameters), "") == "apply":
         raise TypeError(
             f"{loss_fn!r} is a loss at a single index: give the experiment "

@@ -22,7 +22,7 @@ from enn.networks.base import EnnArray, Output
 from enn.supervised import batches, interrupts, probes, programs
 from enn.supervised.base import check_network
 from enn.supervised.chunks import MAX_STEPS, Chunk, ChunkReader, Stream, agree
-from enn.supervised.initial import initial_variables, look_at_output
+from enn.supervised.initial import check_optimizer, initial_variables, look_at_output
 from enn.supervised.loop import (
     NonFiniteError,
     PureLoss,
@@ -136,6 +136,9 @@ class TrainingRun:
         callback_every: int,
     ):
         check_network(enn)
+        check_optimizer(optimizer)
+        if init_x is not None:
+            _checks.arrays("init_x", init_x)
         self.enn = enn
         self.trainers = tuple(trainers)
         self.mesh = _sharding.check_mesh(mesh)
@@ -214,6 +217,7 @@ class TrainingRun:
 
     def predict(self, inputs: chex.Array, key: chex.PRNGKey) -> Output:
         """Returns the network's output at `inputs`, at the index drawn with `key`."""
+        _checks.arrays("inputs", inputs)
         if self.mesh is not None:
             inputs, key = _sharding.untyped((inputs, key))
         with _sharding.on_mesh(self.mesh):

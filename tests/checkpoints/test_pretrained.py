@@ -92,7 +92,7 @@ def test_what_cannot_be_saved_leaves_what_is_there(folder: pathlib.Path) -> None
         ({"net": {"w": jax.random.key(0)}}, "numbers, got key<fry>"),
         ({"net": {"w": np.ones(1, ml_dtypes.int4)}}, "numbers, got int4"),
         ({"net": {"w": np.ones(1, np.complex128)}}, "numbers, got complex128"),
-        ({"net": [np.ones(1)]}, "params net must be an array of numbers, got list"),
+        ({"net": [np.ones(1)]}, "params net must be a dict of arrays, got a list"),
         ({"net": {1: np.ones(1)}}, "params net: a name must be a string, got 1"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -11,7 +11,7 @@ from enn import _checks, base
 from enn.networks.base import Output, OutputWithPrior
 from enn.networks.epinet.base import EpinetWithState
 from enn.networks.indexers import GaussianIndexer
-from enn.networks.inputs import flat_inputs, init_once
+from enn.networks.inputs import flat_inputs, init_once, layer_sizes
 from enn.networks.mlp import ProjectedMLP
 
 
@@ -47,7 +47,12 @@ class MLPEpinetWithPrior(EpinetWithState):
     ):
         if prior_epinet_hiddens is None:
             prior_epinet_hiddens = epinet_hiddens
-        parts = {"train_epinet": epinet_hiddens, "prior_epinet": prior_epinet_hiddens}
+        parts = {
+            "train_epinet": layer_sizes("epinet_hiddens", epinet_hiddens, True),
+            "prior_epinet": layer_sizes(
+                "prior_epinet_hiddens", prior_epinet_hiddens, True
+            ),
+        }
 
         def forward(
             inputs: chex.Array, index: base.Index, hidden: chex.Array

@@ -63,7 +63,10 @@ def make_mlp_epinet(
     sizes = layer_sizes("output_sizes", output_sizes)
     if prior_epinet_hiddens is None:
         prior_epinet_hiddens = epinet_hiddens
-    parts = {"train_epinet": epinet_hiddens, "prior_epinet": prior_epinet_hiddens}
+    parts = {
+        "train_epinet": layer_sizes("epinet_hiddens", epinet_hiddens, True),
+        "prior_epinet": layer_sizes("prior_epinet_hiddens", prior_epinet_hiddens, True),
+    }
     prefix = f"{name}_" if name else ""
 
     def forward(inputs: chex.Array, index: base.Index) -> OutputWithPrior:

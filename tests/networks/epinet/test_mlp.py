@@ -201,7 +201,7 @@ def test_numpy_inputs_of_any_dtype_count_as_float32(dtype):
     [
         (([], [5], 3), "output_sizes must hold at least one"),
         (([4, 0], [5], 3), "output_sizes must be an integer >= 1, got 0"),
-        (([4, 2], [-1], 3), "hidden_sizes must be an integer >= 1, got -1"),
+        (([4, 2], [-1], 3), "epinet_hiddens must be an integer >= 1, got -1"),
         (([4, 2], [5], 0), "index_dim must be an integer >= 1, got 0"),
         (([4, 2], [5], 3, [True]), "one entry for each of the 2 layers, got 1"),
     ],
