@@ -30,6 +30,7 @@ TEST = [
     "pytest-xdist>=3",
     "hypothesis>=6",
     "scipy>=1.13",
+    "blackjax>=1.3",
     "dill>=0.3.8",
     "nbclient>=0.10",
     "ipykernel>=6",

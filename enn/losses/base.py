@@ -129,6 +129,52 @@ def average_single_index_loss(
         key: chex.PRNGKey,
     ) -> base.LossOutput:
         indices = make_batch_indexer(enn.indexer, num_index_samples)(key)
+        at_indices = average_over_indices(single_loss, indices, state_merge)
+        return at_indices(enn, params, state, batch, key)
+
+    return loss_fn
+
+
+def average_over_indices(
+    single_loss: SingleLossFn[Input, Output, Data],
+    indices: base.Index,
+    state_merge: StateMerge = "mean",
+) -> base.LossFn[Input, Output, Data]:
+    """Returns the loss averaged over given indices, the same ones at every step.
+
+    The loss of all K members of an ensemble is `average_over_indices(single_loss,
+    jnp.arange(K))`: then each member trains at every step.
+
+    Args:
+      single_loss: loss at one index, with metrics.
+      indices: epistemic indices, stacked along the first axis of every leaf.
+      state_merge: how the states of the indices are merged, see
+        `average_single_index_loss`. For an ensemble with state choose `"updates"`.
+
+    Returns:
+      A `LossFn`: the mean loss, the merged state and the mean of each metric. It does
+      not use its key.
+
+    Raises:
+      ValueError: unless there is at least one index, as many in all leaves, and
+        `state_merge` is known; from the loss, if an array of the state changes shape.
+    """
+    _checks.one_of("state_merge", state_merge, ("mean", "updates"))
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(indices)]
+    if len({shape[:1] for shape in shapes}) != 1 or shapes[0][:1] in {(), (0,)}:
+        raise ValueError(
+            "indices must be stacked along a first axis of size >= 1, got arrays of "
+            f"the shapes {shapes}."
+        )
+
+    def loss_fn(
+        enn: base.EpistemicNetwork[Input, Output],
+        params: hk.Params,
+        state: hk.State,
+        batch: Data,
+        key: chex.PRNGKey,
+    ) -> base.LossOutput:
+        del key
         # vmap does not trace the batch, so that checks of labels see its values.
         losses, (states, metrics) = jax.vmap(
             lambda index: single_loss(enn.apply, params, state, batch, index)

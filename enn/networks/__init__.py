@@ -4,7 +4,7 @@ from enn.networks import epinet
 from enn.networks.adapters.from_equinox import from_equinox
 from enn.networks.adapters.from_flax import from_flax
 from enn.networks.adapters.from_nnx import from_nnx
-from enn.networks.adapters.from_samples import from_samples
+from enn.networks.adapters.from_samples import from_network_samples, from_samples
 from enn.networks.base import (
     ApplyArray,
     ApplyNoState,
@@ -175,6 +175,7 @@ __all__ = [
     "factor_from_precision",
     "from_equinox",
     "from_flax",
+    "from_network_samples",
     "from_nnx",
     "from_samples",
     "get_random_mlp_with_index",

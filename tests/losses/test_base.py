@@ -41,6 +41,44 @@ def test_averages_loss_and_metrics_over_indices_folded_in_by_position(make_key):
     assert state == {}
 
 
+def test_averages_over_given_indices():
+    enn = cases.index_network(10)
+    loss_fn = losses.average_over_indices(_output_loss, jnp.array([1, 4, 7]))
+    for seed in range(2):
+        loss, (state, metrics) = loss_fn(
+            enn, {}, {}, cases.batch_of([[0.0]]), jax.random.key(seed)
+        )
+        assert loss == 4
+        assert metrics["square"] == 22
+        assert state == {}
+
+
+def test_given_indices_merge_states_as_drawn_ones_do():
+    enn = networks.EnnArray(
+        lambda params, state, x, index: (x, {"a": state["a"].at[index].add(1.0)}),
+        None,
+        networks.EnsembleIndexer(2),
+    )
+    for rule, expected in (("mean", [0.5, 0.5]), ("updates", [1, 1])):
+        loss_fn = losses.average_over_indices(_output_loss, jnp.arange(2), rule)
+        batch = cases.batch_of([[0.0]])
+        _, (state, _) = loss_fn(enn, {}, {"a": jnp.zeros(2)}, batch, None)
+        np.testing.assert_array_equal(state["a"], expected)
+
+
+@pytest.mark.parametrize(
+    "indices", [jnp.array(1), jnp.zeros([0, 3]), (), (jnp.ones(2), jnp.ones(3))]
+)
+def test_given_indices_that_are_not_stacked(indices):
+    with pytest.raises(ValueError, match="stacked along a first axis of size >= 1"):
+        losses.average_over_indices(_output_loss, indices)
+
+
+def test_unknown_rule_for_states_of_given_indices():
+    with pytest.raises(ValueError, match="state_merge must be one of"):
+        losses.average_over_indices(_output_loss, jnp.arange(2), "first")
+
+
 def test_forward_pass_that_ignores_the_index_runs_once():
     def apply(params, state, inputs, index):
         return inputs @ params + index, state

@@ -166,6 +166,14 @@ def _samples() -> base.EpistemicNetwork:
     return networks.from_samples(model.apply, jax.vmap(model.init, (0, None))(keys, X))
 
 
+def _network_samples() -> base.EpistemicNetwork:
+    net = networks.wrap_net_fn_as_enn(_batch_norm_net)
+    key, *keys = jax.random.split(jax.random.PRNGKey(4), 4)
+    init = jax.jit(jax.vmap(net.init, (0, None, None)))
+    samples, states = init(jax.numpy.stack(keys), X, key)
+    return networks.from_network_samples(net, samples, states)
+
+
 def _gaussian_last_layer() -> base.EpistemicNetwork:
     net = networks.wrap_net_fn_as_enn(lambda x: hk.nets.MLP([4, 2])(x))
     exposed = networks.expose_features(net, "mlp/~/linear_1")
@@ -307,6 +315,7 @@ DESCRIPTORS = [
         X,
     ),
     Descriptor("samples", _samples, X),
+    Descriptor("network_samples", _network_samples, X, batch_statistics=True),
     Descriptor("gaussian_last_layer", _gaussian_last_layer, X),
     Descriptor(
         "laplace",

@@ -1,9 +1,14 @@
+import doctest
+import importlib
+
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from enn.networks.adapters.from_samples import from_samples
+from enn import networks
+from enn.networks.adapters.from_samples import from_network_samples, from_samples
 from enn.networks.forwarders import make_batch_fwd
 from enn.networks.indexers import EnsembleIndexer
 from tests.support.cost import flops
@@ -107,3 +112,84 @@ def test_index_out_of_range():
     params, state = enn.init(key(0), X, 0)
     with pytest.raises(ValueError, match=r"index must be in \[0, 5\), got 5"):
         enn.apply(params, state, X, 5)
+
+
+def _batch_norm(is_training):
+    def net(x):
+        x = hk.BatchNorm(True, True, 0.9)(x, is_training=is_training)
+        return hk.Linear(2)(x)
+
+    return hk.without_apply_rng(hk.transform_with_state(net))
+
+
+def _as_enn(model):
+    return networks.EnnArray(
+        lambda params, state, inputs, index: model.apply(params, state, inputs),
+        lambda key, inputs, index: model.init(key, inputs),
+        networks.EnsembleIndexer(1),
+    )
+
+
+def test_every_sample_has_its_state():
+    training, model = (_batch_norm(is_training) for is_training in (True, False))
+    keys = jax.random.split(key(0), 3)
+    samples, states = jax.vmap(training.init, (0, None))(keys, X)
+    states = jax.tree.map(
+        lambda x: x + jnp.arange(3).reshape(3, *[1] * (x.ndim - 1)).astype(x.dtype),
+        states,
+    )
+    enn = from_network_samples(_as_enn(model), samples, states)
+    params, state = enn.init(key(0), X, 0)
+    for i in range(3):
+        one = jax.tree.map(lambda x, i=i: x[i], (samples, states))
+        out, new_state = enn.apply(params, state, X, i)
+        np.testing.assert_allclose(out, model.apply(*one, X)[0], rtol=1e-5, atol=1e-6)
+        jax.tree.map(np.testing.assert_array_equal, new_state, states)
+    outs = make_batch_fwd(enn, 20)(params, state, X)
+    assert len(np.unique(np.asarray(outs)[:, 0, 0])) == 3
+
+
+def test_a_network_with_state_needs_states():
+    model = _batch_norm(is_training=True)
+    samples, states = jax.vmap(model.init, (0, None))(jax.random.split(key(0), 3), X)
+    enn = from_network_samples(_as_enn(model), samples)
+    for call in (
+        lambda: enn.init(key(0), X, 0),
+        lambda: enn.apply(samples, {}, X, 0),
+    ):
+        with pytest.raises(
+            ValueError, match="has state, and each sample needs its own"
+        ):
+            call()
+    # In training a forward pass updates the state of its own sample alone.
+    enn = from_network_samples(_as_enn(model), samples, states)
+    _, new_state = enn.apply(*enn.init(key(0), X, 0), X, 1)
+    counters = new_state["batch_norm/~/mean_ema"]["counter"]
+    np.testing.assert_array_equal(counters, [0, 1, 0])
+
+
+def test_the_index_of_the_network_is_fixed():
+    net = networks.epinet.make_mlp_epinet([4, 2], [4], 3)
+    draw = jax.jit(jax.vmap(net.init, (0, None, None)))
+    samples, _ = draw(jax.random.split(key(0), 2), X, jnp.ones(3))
+    one = jax.tree.map(lambda x: x[1], samples)
+    for index in (None, np.array([1.0, -2.0, 0.5], np.float32)):
+        enn = from_network_samples(net, samples, index=index)
+        own = net.indexer(key(0)) if index is None else index
+        out, _ = jax.jit(enn.apply)(samples, {}, X, 1)
+        expected, _ = jax.jit(net.apply)(one, {}, X, own)
+        np.testing.assert_allclose(out.preds, expected.preds, rtol=1e-5)
+
+
+def test_states_and_samples_that_differ_in_number():
+    with pytest.raises(ValueError, match="leading axis of samples"):
+        from_network_samples(
+            _as_enn(_batch_norm(False)), {"w": np.ones([3, 2])}, {"b": np.ones([2])}
+        )
+
+
+def test_example():
+    module = importlib.import_module("enn.networks.adapters.from_samples")
+    result = doctest.testmod(module)
+    assert result.attempted
+    assert not result.failed
