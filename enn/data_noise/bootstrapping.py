@@ -101,8 +101,9 @@ def make_boot_fn(
     With k a random key fixed by the seed and the row, a row of id i weighs at index z:
 
     - ensemble: a draw from the distribution with key fold_in(k, z);
-    - Gaussian index, 'bernoulli': 1 + sign(b·z), with b ~ N(0, I) drawn with k;
-    - Gaussian index, 'exponential': ½[(b·z)² + (c·z)²], with b, c ~ N(0, s²I) drawn
+    - Gaussian, sphere, cube or signed axis index, 'bernoulli': 1 + sign(b·z), with
+      b ~ N(0, I) drawn with k;
+    - the same, 'exponential': ½[(b·z)² + (c·z)²], with b, c ~ N(0, s²I) drawn
       with k; s² = 1 for `ScaledGaussianIndexer`, else 1/index_dim. The mean weight
       is one for an `index_scale` of one, and index_scale² in general;
     - `PrngIndexer`: a draw from the distribution with the index as key, by position
@@ -169,14 +170,14 @@ def _row_weights(indexer: Any) -> dict[str, _RowWeight]:
             }
         case indexers.GaussianWithUnitIndexer():
             return {"bernoulli": _sign_weight}
-        case indexers.GaussianIndexer(index_dim=index_dim):
+        case indexers.IsotropicIndexer(index_dim=index_dim):
             variance = 1 / index_dim
         case indexers.ScaledGaussianIndexer():
             variance = 1.0
         case _:
             raise ValueError(
-                "bootstrap weights need a network with an ensemble, a Gaussian or a "
-                f"PRNG indexer, got {indexer!r}."
+                "bootstrap weights need a network with an ensemble, a Gaussian, a "
+                f"PRNG, a sphere, a cube or a signed axis indexer, got {indexer!r}."
             )
     return {
         "bernoulli": _sign_weight,

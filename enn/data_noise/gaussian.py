@@ -72,7 +72,8 @@ def make_noise_fn(
     noise_std times
 
     - ensemble: n ~ N(0, 1) drawn with key fold_in(k, z);
-    - `GaussianIndexer`: g·z / ‖g‖, with g ~ N(0, I) drawn with k;
+    - `GaussianIndexer`, `SphereIndexer`, `SignedAxisIndexer`, `CubeIndexer`: g·z / ‖g‖,
+      with g ~ N(0, I) drawn with k;
     - `ScaledGaussianIndexer`: g·z, of standard deviation `index_scale`;
     - `GaussianWithUnitIndexer`: g·z without the unit component;
     - `PrngIndexer`: n ~ N(0, 1) drawn with key fold_in(z, seed + row id).
@@ -116,7 +117,7 @@ def _row_noise(indexer: Any) -> _RowNoise:
     match indexer:
         case indexers.EnsembleIndexer() | indexers.PrngIndexer():
             return _member_noise
-        case indexers.GaussianIndexer():
+        case indexers.IsotropicIndexer():
             return _unit_projection
         case indexers.ScaledGaussianIndexer():
             return _projection
@@ -124,8 +125,8 @@ def _row_noise(indexer: Any) -> _RowNoise:
             return lambda key, index: _projection(key, index[1:])
         case _:
             raise ValueError(
-                "target noise needs a network with an ensemble, a Gaussian or a "
-                f"PRNG indexer, got {indexer!r}."
+                "target noise needs a network with an ensemble, a Gaussian, a PRNG, "
+                f"a sphere, a cube or a signed axis indexer, got {indexer!r}."
             )
 
 

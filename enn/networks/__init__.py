@@ -50,12 +50,15 @@ from enn.networks.hypermodels import (
 )
 from enn.networks.index_mlp import ConcatIndexMLP, IndexMLPEnn, IndexMLPWithGpPrior
 from enn.networks.indexers import (
+    CubeIndexer,
     DirichletIndexer,
     EnsembleIndexer,
     GaussianIndexer,
     GaussianWithUnitIndexer,
     PrngIndexer,
     ScaledGaussianIndexer,
+    SignedAxisIndexer,
+    SphereIndexer,
 )
 from enn.networks.last_layer.expose_features import expose_features
 from enn.networks.last_layer.gaussian_last_layer import (
@@ -63,6 +66,10 @@ from enn.networks.last_layer.gaussian_last_layer import (
     apply_factor,
     factor_from_precision,
     marginal_variance,
+)
+from enn.networks.last_layer.linear_hyper_head import (
+    LinearHyperHead,
+    make_linear_hyper_mlp_enn,
 )
 from enn.networks.lenet import EnsembleLeNet5ENN, LeNet5
 from enn.networks.mlp import ExposedMLP, ProjectedMLP
@@ -118,6 +125,7 @@ __all__ = [
     "CatOutputWithPrior",
     "CategoricalRegressionMLP",
     "ConcatIndexMLP",
+    "CubeIndexer",
     "DirichletIndexer",
     "EnnArray",
     "EnnBatchFwd",
@@ -144,6 +152,7 @@ __all__ = [
     "InitArray",
     "InitNoState",
     "LeNet5",
+    "LinearHyperHead",
     "MLPDropoutENN",
     "MLPEnsembleMatchedPrior",
     "MLPHypermodel",
@@ -163,6 +172,8 @@ __all__ = [
     "ResnetCnnPrior",
     "ResnetMlpPrior",
     "ScaledGaussianIndexer",
+    "SignedAxisIndexer",
+    "SphereIndexer",
     "add_learned_scale",
     "apply_factor",
     "combine_functions_choice_via_index",
@@ -188,6 +199,7 @@ __all__ = [
     "make_einsum_ensemble_mlp_enn",
     "make_ensemble_mlp_with_prior_enn",
     "make_ensemble_prior",
+    "make_linear_hyper_mlp_enn",
     "make_mlp_ensemble_prior_fns",
     "make_null_prior",
     "make_optimized_forward",

@@ -81,8 +81,12 @@ class _VectorIndexer(base.EpistemicIndexer):
         _checks.positive_int("index_dim", self.index_dim)
 
 
+class IsotropicIndexer(_VectorIndexer):
+    """Vectors with E zzᵀ = I, `[index_dim]`."""
+
+
 @dataclasses.dataclass(frozen=True)
-class GaussianIndexer(_VectorIndexer):
+class GaussianIndexer(IsotropicIndexer):
     """Standard normal, `[index_dim]`.
 
     Raises:
@@ -126,6 +130,56 @@ class GaussianWithUnitIndexer(_VectorIndexer):
             return self.mean_index
         gaussian = ScaledGaussianIndexer(self.index_dim - 1)
         return jnp.append(1.0, gaussian(key))
+
+
+@dataclasses.dataclass(frozen=True)
+class SphereIndexer(IsotropicIndexer):
+    """Uniform on the sphere of radius √index_dim, so that E zzᵀ = I: `[index_dim]`.
+
+    >>> z = SphereIndexer(4)(jax.random.key(0))
+    >>> round(float(z @ z), 4)
+    4.0
+
+    Raises:
+      ValueError: if `index_dim` is not an integer >= 1.
+    """
+
+    def __call__(self, key: chex.PRNGKey) -> base.Index:
+        gaussian = jax.random.normal(key, [self.index_dim])
+        return jnp.sqrt(self.index_dim) * gaussian / jnp.linalg.norm(gaussian)
+
+
+@dataclasses.dataclass(frozen=True)
+class SignedAxisIndexer(IsotropicIndexer):
+    """Uniform over ±√index_dim · eᵢ, so that E zzᵀ = I: `[index_dim]`.
+
+    >>> SignedAxisIndexer(1).all_indices()
+    Array([[ 1.],
+           [-1.]], dtype=float32)
+
+    Raises:
+      ValueError: if `index_dim` is not an integer >= 1.
+    """
+
+    def all_indices(self) -> jax.Array:
+        """Returns all indices, positive ones first: `[2 * index_dim, index_dim]`."""
+        axes = jnp.sqrt(self.index_dim) * jnp.eye(self.index_dim)
+        return jnp.concatenate([axes, -axes])
+
+    def __call__(self, key: chex.PRNGKey) -> base.Index:
+        return self.all_indices()[jax.random.randint(key, [], 0, 2 * self.index_dim)]
+
+
+@dataclasses.dataclass(frozen=True)
+class CubeIndexer(IsotropicIndexer):
+    """Uniform over the corners {-1, 1}^index_dim of a cube: E zzᵀ = I, `[index_dim]`.
+
+    Raises:
+      ValueError: if `index_dim` is not an integer >= 1.
+    """
+
+    def __call__(self, key: chex.PRNGKey) -> base.Index:
+        return jax.random.rademacher(key, [self.index_dim], float)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -364,3 +364,16 @@ def test_weights_of_a_prng_index_do_not_depend_on_the_other_indices(
     alone = np.stack([weights(key) for key in keys])
     np.testing.assert_array_equal(together, alone)
     assert len(np.unique(alone[:, 0])) > 1
+
+
+@pytest.mark.parametrize(
+    "indexer", [indexers.SphereIndexer(3), indexers.CubeIndexer(3)]
+)
+def test_exponential_weights_of_isotropic_indices(indexer):
+    """½ (χ²₁ + χ²₁) is exponential of mean one, and so at every single index."""
+    data_index = np.arange(4000)[:, None]
+    boot_fn = bootstrapping.make_boot_fn(stubs.network(indexer), "exponential")
+    weights = np.asarray(boot_fn(data_index, indexer(jax.random.PRNGKey(7))))
+    error = 1 / np.sqrt(4000)
+    assert abs(weights.mean() - 1) < 4 * error
+    assert abs(np.mean(weights > 1) - np.exp(-1)) < 2 * error

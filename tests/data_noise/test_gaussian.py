@@ -189,3 +189,16 @@ def test_noise_does_not_depend_on_the_batch_or_the_generator(indexer):
         for rows in ([2], [2, 0], [1, 3, 2]):
             noise = _noise(indexer, index, stubs.IDS[rows])
             np.testing.assert_array_equal(noise, expected[np.array(rows)])
+
+
+@pytest.mark.parametrize(
+    "indexer",
+    [
+        indexers.SphereIndexer(3),
+        indexers.SignedAxisIndexer(3),
+        indexers.CubeIndexer(3),
+    ],
+)
+def test_isotropic_indices_have_the_noise_of_a_gaussian_one(indexer):
+    index = indexer(jax.random.PRNGKey(7))
+    np.testing.assert_array_equal(_noise(indexer), _noise(GAUSSIAN, index))

@@ -318,6 +318,9 @@ DESCRIPTORS = [
     Descriptor("network_samples", _network_samples, X, batch_statistics=True),
     Descriptor("gaussian_last_layer", _gaussian_last_layer, X),
     Descriptor(
+        "linear_hyper_mlp", lambda: networks.make_linear_hyper_mlp_enn([4, 2], 3), X
+    ),
+    Descriptor(
         "laplace",
         lambda: _fitted(
             posteriors.fit_laplace, structure="kronecker", last_layer="mlp/~/linear_1"

@@ -207,3 +207,35 @@ def test_a_batch_of_indices_takes_typed_keys_and_needs_a_size():
     with pytest.raises(ValueError, match="batch_size must be an integer >= 1, got 0"):
         make_batch_indexer(ALL["prng"], 0)
     assert utils.make_batch_indexer is make_batch_indexer
+
+
+ISOTROPIC = [
+    indexers.GaussianIndexer(3),
+    indexers.SphereIndexer(3),
+    indexers.SignedAxisIndexer(3),
+    indexers.CubeIndexer(3),
+]
+
+
+@pytest.mark.parametrize("indexer", ISOTROPIC)
+def test_isotropic_indices_have_the_second_moment_of_the_identity(indexer):
+    draws = _draws(indexer)
+    products = draws[:, :, None] * draws[:, None, :]
+    errors = products.std(axis=0) / np.sqrt(len(draws))
+    assert (np.abs(products.mean(axis=0) - np.eye(3)) <= 4 * errors + 1e-5).all()
+    if not isinstance(indexer, indexers.GaussianIndexer):
+        np.testing.assert_allclose(np.square(draws).sum(axis=1), 3.0, rtol=1e-5)
+
+
+def test_formulas_of_isotropic_indices():
+    one_key = key(7)
+    gaussian = jax.random.normal(one_key, [4])
+    expected = 2 * gaussian / np.linalg.norm(gaussian)
+    np.testing.assert_allclose(indexers.SphereIndexer(4)(one_key), expected, rtol=1e-6)
+    cube = indexers.CubeIndexer(4)(one_key)
+    np.testing.assert_array_equal(cube, jax.random.rademacher(one_key, [4]))
+    axes = indexers.SignedAxisIndexer(4)
+    number = int(jax.random.randint(one_key, [], 0, 8))
+    np.testing.assert_array_equal(axes(one_key), axes.all_indices()[number])
+    expected = 2 * np.concatenate([np.eye(4), -np.eye(4)])
+    np.testing.assert_array_equal(axes.all_indices(), expected)

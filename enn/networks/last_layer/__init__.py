@@ -9,13 +9,19 @@ from enn.networks.last_layer.gaussian_last_layer import (
     factor_from_precision,
     marginal_variance,
 )
+from enn.networks.last_layer.linear_hyper_head import (
+    LinearHyperHead,
+    make_linear_hyper_mlp_enn,
+)
 
 __all__ = [
     "Factor",
     "GaussianLastLayer",
+    "LinearHyperHead",
     "Structure",
     "apply_factor",
     "expose_features",
     "factor_from_precision",
+    "make_linear_hyper_mlp_enn",
     "marginal_variance",
 ]
