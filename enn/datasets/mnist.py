@@ -1,4 +1,4 @@
-"""MNIST: handwritten digits."""
+"""MNIST, handwritten digits, and Fashion-MNIST, clothes, of the same shapes."""
 
 import dataclasses
 from typing import Any
@@ -51,7 +51,7 @@ class Mnist(SmallImages):
     train_batch: int = 128
     eval_batch: int = 100
     normalization_mode: str = "standard"
-    train_data_parallelism: bool = True
+    train_data_parallelism: bool = False
     eval_data_parallelism: bool = False
 
     @property
@@ -72,6 +72,21 @@ class Mnist(SmallImages):
     def eval_preprocess(self, batch: base.ArrayBatch) -> base.ArrayBatch:
         """Returns an example, preprocessed."""
         return preprocess_batch(batch, self.normalization_mode)
+
+
+@dataclasses.dataclass
+class FashionMnist(Mnist):
+    """Fashion-MNIST (Xiao et al., 2017, https://arxiv.org/abs/1708.07747); see `Mnist`.
+
+    Its classes are T-shirt, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag
+    and ankle boot. `source="/usr/share/datasets/fashion-mnist"` is where Debian's
+    package `dataset-fashion-mnist` puts it.
+    """
+
+    @property
+    def hub_name(self) -> str:
+        """Name of the data set on the Hugging Face hub."""
+        return "zalando-datasets/fashion_mnist"
 
 
 def preprocess_batch(

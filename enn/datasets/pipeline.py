@@ -108,6 +108,10 @@ class BatchStream(Positioned, Iterator[base.ArrayBatch]):
         """
         self._start(self._position_of(state))
 
+    def restart(self) -> None:
+        """Goes to the first example."""
+        self._start(0)
+
     def close(self) -> None:
         """Stops reading ahead; the next call of `next` resumes it."""
         self._start(self._position)

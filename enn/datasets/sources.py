@@ -1,11 +1,13 @@
-"""Labelled images in storage, found and kept by Hugging Face `datasets`.
+"""Labelled images in storage, found and kept by Hugging Face `datasets`, or IDX files.
 
-Images stay encoded until their row is read.
+Images stay encoded until their row is read. Those of a small data set are then kept in
+memory, decoded.
 """
 
 import dataclasses
 import io
 import logging
+import math
 import os
 import pathlib
 import re
@@ -18,11 +20,16 @@ import numpy as np
 
 from enn import _extras
 from enn.datasets import base
+from enn.datasets.idx import find_idx, read_idx
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
 """Where images are: the name of a data set on the Hugging Face hub; a directory with
-parquet files, with an image folder (`train/cat/1.png`) or as written by
-`datasets.save_to_disk`; or parquet files by split, `{"train": ..., "test": ...}`."""
+parquet files, with an image folder (`train/cat/1.png`), with IDX files
+(`train-images-idx3-ubyte.gz`) or as written by `datasets.save_to_disk`; or files by
+split, `{"train": ..., "test": ...}`, of parquet or pairs of IDX files, images and
+labels."""
+
+MAX_CACHED_BYTES = 2**29
 
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "fine_label")
@@ -74,6 +81,34 @@ class ImageKind:
             return np.asarray(image).reshape(*self.size, -1)
 
 
+class Pixels:
+    """Decoded images, by their row numbers, kept from when they are first read.
+
+    Threads share them. Processes that read each keep their own.
+
+    Args:
+      values: all images, or None for none at first.
+      shape: `[num_rows, height, width, channels]`.
+    """
+
+    def __init__(self, values: np.ndarray | None, shape: tuple[int, ...]):
+        self._shape = shape
+        self._are_all_there = values is not None
+        self._values = np.empty(shape, np.uint8) if values is None else values
+        self._is_there = np.full(shape[0], self._are_all_there)
+
+    def __getitem__(self, row: int) -> np.ndarray | None:
+        return self._values[row] if self._is_there[row] else None
+
+    def __setitem__(self, row: int, image: np.ndarray) -> None:
+        self._values[row] = image
+        self._is_there[row] = True  # Last: another thread may look.
+
+    def __reduce__(self) -> Any:
+        values = self._values if self._are_all_there else None
+        return Pixels, (values, self._shape)
+
+
 class SkipLog:
     """The rows skipped, collected from all reading threads and processes."""
 
@@ -107,7 +142,8 @@ class ImageTable:
     the label and the index, int64 scalars.
 
     Attributes:
-      dataset: the Hugging Face `Dataset`, with columns `image` and `label`.
+      dataset: the Hugging Face `Dataset`, with columns `image` and `label`; None where
+        `pixels` hold all images.
       kind: what its images are.
       name: of the split, for messages.
       files: of the split, in order, as far as they are known.
@@ -116,6 +152,7 @@ class ImageTable:
       data_index: of `rows`.
       skip_path: file to which rows that cannot be read are noted, which then are None;
         without one they raise.
+      pixels: images that were read, where they fit into memory.
     """
 
     dataset: Any
@@ -126,6 +163,7 @@ class ImageTable:
     labels: np.ndarray
     data_index: np.ndarray
     skip_path: str | None = None
+    pixels: Pixels | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -138,13 +176,12 @@ class ImageTable:
             wrong size, colours or label.
         """
         row, label = int(self.rows[index]), self.labels[index]
-        cell = self._cell(row)
         try:
             if not 0 <= label < self.kind.num_classes:
                 raise ValueError(self._wrong_label(label))
-            image = self.kind.decode(cell)
+            image = self._image(row)
         except Exception as error:  # Pillow raises of many kinds.
-            message = f"{self._place(row, cell)}: {error}"
+            message = f"{self._place(row)}: {error}"
             if self.skip_path is None:
                 raise ValueError(message) from error
             with open(self.skip_path, "a", encoding="utf-8") as log:
@@ -175,8 +212,17 @@ class ImageTable:
         if wrong.any():
             first = int(wrong.argmax())
             row = int(self.rows[first])
-            place = self._place(row, self._cell(row))
-            raise ValueError(f"{place}: {self._wrong_label(self.labels[first])}")
+            reason = self._wrong_label(self.labels[first])
+            raise ValueError(f"{self._place(row)}: {reason}")
+
+    def _image(self, row: int) -> np.ndarray:
+        """The decoded image of a row of `dataset`."""
+        image = None if self.pixels is None else self.pixels[row]
+        if image is None:
+            image = self.kind.decode(self._cell(row))
+            if self.pixels is not None:
+                self.pixels[row] = image
+        return image
 
     def _cell(self, row: int) -> dict[str, Any]:
         """The encoded image of a row of `dataset`, which may be null."""
@@ -186,8 +232,11 @@ class ImageTable:
     def _wrong_label(self, label: np.integer) -> str:
         return f"the label must be in [0, {self.kind.num_classes}), got {label}"
 
-    def _place(self, row: int, cell: Mapping[str, Any]) -> str:
+    def _place(self, row: int) -> str:
         """The file and row in words."""
+        if self.dataset is None:
+            return f"{self.files[-1]}, row {row}"
+        cell = self._cell(row)
         if cell["bytes"] is None and cell["path"] is not None:
             return f"{cell['path']}, row {row} of {self.name}"
         first = 0
@@ -225,12 +274,44 @@ def open_images(
       ValueError: if it cannot be read, lacks the split or a column of images or
         labels, or a label is out of range.
     """
+    idx_files = find_idx(source, splits)
+    if idx_files is not None:
+        return _open_idx(idx_files, kind, skip_corrupt)
     dataset, split, files = _load(source, splits)
     name = f"split {split!r} of {_in_words(source)}"
     labels = _labels(dataset, _column(dataset, _LABEL_COLUMNS, name), name)
     dataset = _with_encoded_images(dataset, _column(dataset, _IMAGE_COLUMNS, name))
     rows = np.arange(len(labels))
-    table = ImageTable(dataset, kind, name, files, rows, labels, rows)
+    shape = (len(rows), *kind.size, len(kind.mode))
+    fits = bool(kind.size) and math.prod(shape) <= MAX_CACHED_BYTES
+    pixels = Pixels(None, shape) if fits else None
+    table = ImageTable(dataset, kind, name, files, rows, labels, rows, pixels=pixels)
+    if not skip_corrupt:
+        table.check_labels()
+    return table
+
+
+def _open_idx(
+    files: tuple[pathlib.Path, ...], kind: ImageKind, skip_corrupt: bool
+) -> ImageTable:
+    """Returns the rows of a pair of IDX files, images and labels."""
+    images, labels = map(read_idx, files)
+    size = tuple(kind.size) if kind.mode == "L" else (*kind.size, len(kind.mode))
+    if images.shape[1:] != size or images.dtype != np.uint8:
+        raise ValueError(
+            f"{files[0]} must hold bytes [num_images, *{list(size)}], got "
+            f"{images.dtype}{list(images.shape)}."
+        )
+    if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"{files[1]} must hold integers [{len(images)}], one for each image, got "
+            f"{labels.dtype}{list(labels.shape)}."
+        )
+    values = images.reshape(len(images), *kind.size, len(kind.mode))
+    rows, names = np.arange(len(labels)), tuple(map(str, files))
+    pixels = Pixels(values, values.shape)
+    labels = labels.astype(np.int64)
+    table = ImageTable(None, kind, names[0], names, rows, labels, rows, pixels=pixels)
     if not skip_corrupt:
         table.check_labels()
     return table
@@ -290,8 +371,9 @@ def _load_error(
         except Exception as reason:
             return ValueError(f"{file} cannot be read: {reason}")
     hint = (
-        "A source is a directory with parquet files or an image folder, parquet files "
-        'by split {"train": ..., "test": ...}, or a data set of the Hugging Face hub.'
+        "A source is a directory with parquet files, IDX files or an image folder, "
+        'files by split {"train": ..., "test": ...}, or a data set of the Hugging Face '
+        "hub."
     )
     if isinstance(error, OSError):
         return FileNotFoundError(f"{_in_words(source)} is not there: {error}. {hint}")

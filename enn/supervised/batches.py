@@ -140,10 +140,20 @@ def first_batch(dataset: Iterator[Any]) -> Any:
 
 
 def next_eval_batch(name: str, dataset: Iterator[Any]) -> Any:
-    """Returns the next batch of an evaluation data set, which must not end."""
+    """Returns the next batch of an evaluation data set.
+
+    A pass over the data that can `restart`, as those of the image data sets, does so.
+
+    Raises:
+      RuntimeError: if another one has ended.
+    """
     try:
         return as_batch(next(dataset))
     except StopIteration:
+        restart = getattr(dataset, "restart", None)
+        if callable(restart):
+            restart()
+            return as_batch(next(dataset))
         raise RuntimeError(
             f"The evaluation data set {name!r} has ended. Evaluation data must be "
             "endless, such as itertools.cycle of its batches."

@@ -33,12 +33,15 @@ def _mnist(source, **kwargs):
     return datasets.Mnist(source=source, **(defaults | kwargs))
 
 
+PARALLEL = {"train_data_parallelism": True}
+
+
 def _epoch(stream, num_batches=3):
     batches = [next(stream) for _ in range(num_batches)]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *batches)
 
 
-def test_fields_come_in_the_order_of_the_original_with_its_defaults():
+def test_fields_come_in_the_order_of_the_original():
     fields = stored.arguments(datasets.Mnist)
     assert list(fields)[:7] == [
         "train_ds_transformer",
@@ -49,7 +52,7 @@ def test_fields_come_in_the_order_of_the_original_with_its_defaults():
         "train_data_parallelism",
         "eval_data_parallelism",
     ]
-    assert list(fields.values())[2:7] == [128, 100, "standard", True, False]
+    assert list(fields.values())[2:7] == [128, 100, "standard", False, False]
     assert list(fields["eval_ds_transformers"]) == ["eval"]
     dataset = datasets.Mnist(reversed, {"some": list})
     assert dataset.train_ds_transformer is reversed
@@ -63,8 +66,8 @@ def test_what_is_known_without_any_data():
     assert [split.num_examples for split in datasets.MnistSplit] == [50000, 10000]
 
 
-def test_training_batches_have_an_axis_of_devices_by_default(source):
-    batch = next(datasets.Mnist(train_batch=6, source=source).train_dataset())
+def test_training_batches_may_have_an_axis_of_devices(source):
+    batch = next(_mnist(source, train_batch=6, **PARALLEL).train_dataset())
     assert {name: leaf.shape for name, leaf in batch.items() if name in "xy"} == {
         "x": (1, 6, 28, 28, 1),
         "y": (1, 6),
