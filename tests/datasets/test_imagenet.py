@@ -294,7 +294,7 @@ def test_the_data_set_hands_its_fields_on(source):
     evaluation = dataset.eval_datasets()["eval"]
     assert next(evaluation).x.shape == (3, 224, 224, 3)
     fake = datasets.Imagenet(fake_data=True, eval_data_parallelism=True)
-    assert next(fake.train_dataset()).x.shape == (1, 128, 224, 224, 3)
+    assert next(fake.train_dataset()).x.shape == (128, 224, 224, 3)
     assert next(fake.eval_datasets()["eval"]).x.shape == (1, 100, 224, 224, 3)
 
 
