@@ -13,3 +13,15 @@ def test_bandit_finds_an_action_that_is_nearly_the_best():
     # An action drawn at random has a regret of 1.0 on average.
     assert regrets[:3].max() > 0.3
     assert regrets[-10:].mean() < 0.1
+
+
+def test_swag_by_hand_is_better_than_the_last_weights():
+    run = runpy.run_path(str(EXAMPLES / "swag_by_hand.py"))["run"]
+    last, swag = run()
+    assert 0 < swag < last < 1
+
+
+def test_multiswag_is_better_than_swag():
+    run = runpy.run_path(str(EXAMPLES / "multiswag.py"))["run"]
+    last, swag, multiswag = run(num_runs=2)
+    assert 0 < multiswag < swag < last < 1

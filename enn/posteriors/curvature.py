@@ -89,6 +89,26 @@ def check_size(structure: Structure, num_features: int, num_outputs: int) -> Non
         )
 
 
+def as_batches(data: Data | Iterable[Rows]) -> Iterator[ArrayBatch | Rows]:
+    """Yields the batches of `data` as they are.
+
+    Raises:
+      TypeError: for an endless iterator, or anything that is not a batch.
+    """
+    if isinstance(data, BatchIterator):
+        raise TypeError(
+            "data must be finite, each row once, and a BatchIterator is endless: give "
+            "what it reads, its `.data`."
+        )
+    for batch in [data] if isinstance(data, ArrayBatch) else data:
+        if not isinstance(batch, ArrayBatch | Rows):
+            raise TypeError(
+                "data must be an ArrayBatch or an iterable of them, got "
+                f"{type(batch).__name__}."
+            )
+        yield batch
+
+
 def batches(
     data: Data | Iterable[Rows], mesh: Any = None, num_rows: int = _MAX_ROWS
 ) -> Iterator[Rows]:
@@ -103,17 +123,7 @@ def batches(
       TypeError: for an endless iterator, or anything that is not a batch.
     """
     mesh = _sharding.check_mesh(mesh)
-    if isinstance(data, BatchIterator):
-        raise TypeError(
-            "data must be finite, each row once, and a BatchIterator is endless: give "
-            "what it reads, its `.data`."
-        )
-    for batch in [data] if isinstance(data, ArrayBatch) else data:
-        if not isinstance(batch, ArrayBatch | Rows):
-            raise TypeError(
-                "data must be an ArrayBatch or an iterable of them, got "
-                f"{type(batch).__name__}."
-            )
+    for batch in as_batches(data):
         total = len(batch.y)
         weights = np.ones(total) if batch.weights is None else batch.weights
         weights = np.reshape(weights, total).astype(jnp.result_type(float))
