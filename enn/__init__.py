@@ -23,6 +23,7 @@ _SUBMODULES = (
     "posteriors",
     "supervised",
     "sweeps",
+    "testbed",
     "testing",
     "utils",
 )

@@ -1,0 +1,379 @@
+"""Estimates of the KL divergence between the truth and joint predictions.
+
+For a test batch of `tau` rows, drawn from the truth P, an agent's predictions Q lose
+log P(y₁…y_τ | x₁…x_τ) − log Q(y₁…y_τ | x₁…x_τ). The mean over test batches estimates
+d_KL^τ, in nats per batch: a sum over its rows, not divided by `tau`.
+
+Reference: Osband et al., 2022, The Neural Testbed, https://arxiv.org/abs/2110.04629,
+section 2.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.stats import norm
+
+from enn import metrics
+from enn.extra import kmeans
+from enn.metrics.base import average_sampled_log_likelihood
+from enn.testbed.base import Array, ENNQuality, EpistemicSampler
+from enn.testbed.generative import GenerativeDataSampler
+
+_BLOCK = 2**24  # Logits that exist at once.
+
+
+class SampleBasedKL(Protocol):
+    """Estimates the quality of a sampler on a problem's data."""
+
+    def __call__(
+        self, enn_sampler: EpistemicSampler, data_sampler: GenerativeDataSampler, /
+    ) -> ENNQuality: ...
+
+
+def sample_logits(
+    enn_sampler: EpistemicSampler, x: Array, keys: chex.PRNGKey
+) -> jax.Array:
+    """Returns the sampler's logits for every key, `[num_keys, batch, num_classes]`.
+
+    A sampler with a method `sample_many(x, keys)` gives them all at once, so that an
+    ensemble can run each member once. Others are called inside one compiled loop or, if
+    JAX cannot trace them (NumPy, scikit-learn), once for each key, on all rows.
+
+    Raises:
+      ValueError: if logits are not `[batch, num_classes]`.
+    """
+    many = getattr(enn_sampler, "sample_many", None)
+    if many is not None:
+        logits = many(x, keys)
+    else:
+        try:
+            logits = jax.jit(
+                lambda x, keys: jax.lax.map(lambda key: enn_sampler(x, key), keys)
+            )(x, keys)
+        except (jax.errors.JAXTypeError, jax.errors.JAXIndexError):
+            logits = np.stack([np.asarray(enn_sampler(x, key)) for key in keys])
+    if logits.ndim != 3 or logits.shape[1] != len(x):
+        raise ValueError(
+            f"A sampler must return [batch, num_classes] for inputs {list(x.shape)}, "
+            f"got {list(logits.shape[1:])}."
+        )
+    return jnp.asarray(logits)
+
+
+def parse_kl_estimates(kl_estimates: chex.Array) -> ENNQuality:
+    """Returns the mean of estimates over test batches, and how far to trust it.
+
+    Infinite losses count as the largest finite one, which favours agents that are sure
+    and wrong: `pct_finite_kl`, the share of finite estimates, tells. `kl_estimate_std`
+    is the standard deviation of the estimates as they are.
+
+    Args:
+      kl_estimates: `[num_test_seeds]`.
+
+    >>> float(parse_kl_estimates([1.0, 2.0, np.inf, -1.0]).kl_estimate)
+    1.0
+    """
+    kls = np.asarray(kl_estimates, np.float32)
+    finite = np.isfinite(kls)
+    most = kls[finite].max() if finite.any() else np.inf
+    with np.errstate(invalid="ignore"):
+        mean, std = np.minimum(kls, most).mean(), kls.std()
+    extra = {"kl_estimate_std": float(std), "pct_finite_kl": float(finite.mean())}
+    extra |= dict.fromkeys(("train_acc", "test_acc", "train_ece", "test_ece"))
+    return ENNQuality(float(mean), extra)
+
+
+@functools.partial(jax.jit, static_argnames="log_space")
+def _log_likelihoods(logits: jax.Array, y: jax.Array, log_space: bool) -> jax.Array:
+    """Joint log-likelihoods `[num_samples, num_batches]` of `[num_batches, tau, 1]`."""
+    logits = logits.reshape(len(logits), *y.shape[:2], -1)
+    log_probs = (
+        jax.nn.log_softmax(logits) if log_space else jnp.log(jax.nn.softmax(logits))
+    )
+    return jnp.take_along_axis(log_probs, y[None], axis=-1)[..., 0].sum(-1)
+
+
+class CategoricalKLSampledXSampledY:
+    """The exact joint likelihood of each test batch, for any `tau`.
+
+    log Q = log (1/S) Σₛ Πₜ softmax(fₛ(xₜ))_yₜ. All test batches are evaluated with the
+    same functions fₛ, so that each is evaluated once on all inputs. With constant
+    logits the estimate is exactly mean(log P) + tau · log C.
+    """
+
+    def __init__(
+        self,
+        num_test_seeds: int,
+        num_enn_samples: int,
+        key: chex.PRNGKey,
+        num_classes: int | None = None,
+        log_space: bool = False,
+    ):
+        """Fixes test batches and samples by `key`.
+
+        Args:
+          num_test_seeds: number of test batches.
+          num_enn_samples: number of functions S drawn from the posterior.
+          key: draws both.
+          num_classes: not used.
+          log_space: whether to use log softmax, whose values stay finite. The published
+            estimator takes the logarithm of a float32 probability, which is −∞ once
+            the label's logit trails by about 100 nats.
+        """
+        del num_classes
+        kl_key, enn_key = jax.random.split(key)
+        self._kl_keys = jax.random.split(kl_key, num_test_seeds)
+        self._enn_keys = jax.random.split(enn_key, num_enn_samples)
+        self._log_space = log_space
+
+    def __call__(
+        self, enn_sampler: EpistemicSampler, data_sampler: GenerativeDataSampler
+    ) -> ENNQuality:
+        """Returns the estimate; `extra` also counts distinct functions."""
+        (x, y), true_ll = data_sampler.test_batches(self._kl_keys)
+        lls = np.concatenate(
+            [
+                _log_likelihoods(logits, y[part], self._log_space)
+                for part, logits in _in_blocks(enn_sampler, x, self._enn_keys)
+            ],
+            axis=1,
+        )
+        agent_ll = jax.vmap(average_sampled_log_likelihood, 1)(lls)
+        quality = parse_kl_estimates(true_ll - agent_ll)
+        assert quality.extra is not None
+        quality.extra["num_distinct_samples"] = len(np.unique(lls, axis=0))
+        return quality
+
+
+def _in_blocks(enn_sampler: EpistemicSampler, x: Array, keys: chex.PRNGKey) -> Any:
+    """Yields slices of the test batches and their logits, of bounded size."""
+    num_batches, tau, input_dim = x.shape
+    size = max(_BLOCK // (len(keys) * tau * 2), 1)
+    for start in range(0, num_batches, size):
+        part = slice(start, start + size)
+        flat = x[part].reshape(-1, input_dim)
+        yield part, sample_logits(enn_sampler, flat, keys)
+
+
+def add_classification_accuracy_ece(
+    kl_fn: SampleBasedKL,
+    num_test_seeds: int,
+    num_enn_samples: int,
+    num_bins: int = 10,
+    key: chex.PRNGKey | None = None,
+) -> SampleBasedKL:
+    """Returns `kl_fn` with accuracy and calibration error of the marginal predictions.
+
+    Args:
+      kl_fn: the estimator.
+      num_test_seeds: number of test batches, which make one test set.
+      num_enn_samples: number of functions drawn.
+      num_bins: bins of the expected calibration error.
+      key: draws test data and functions; `PRNGKey(0)` if None.
+    """
+
+    def estimate(
+        enn_sampler: EpistemicSampler, data_sampler: GenerativeDataSampler
+    ) -> ENNQuality:
+        quality = kl_fn(enn_sampler, data_sampler)
+        data_key, enn_key = jax.random.split(
+            jax.random.PRNGKey(0) if key is None else key
+        )
+        test, _ = data_sampler.test_batches(jax.random.split(data_key, num_test_seeds))
+        enn_keys = jax.random.split(enn_key, num_enn_samples)
+        train = data_sampler.train_data
+        x = jnp.concatenate([train.x, test.x.reshape(-1, train.x.shape[1])])
+        y = jnp.concatenate([train.y, test.y.reshape(-1, 1)])
+        logits = sample_logits(enn_sampler, x, enn_keys)
+        accuracy, ece = (
+            metrics.make_accuracy_calculator(),
+            metrics.SingleBatchECE(num_bins),
+        )
+        extra = dict(quality.extra or {})
+        for name, rows in (
+            ("train", slice(None, len(train.x))),
+            ("test", slice(len(train.x), None)),
+        ):
+            extra[f"{name}_acc"] = float(accuracy(logits[:, rows], y[rows]))
+            extra[f"{name}_ece"] = float(ece(logits[:, rows], y[rows]))
+        return ENNQuality(quality.kl_estimate, extra)
+
+    return estimate
+
+
+ClusterAlg = Callable[[jax.Array, jax.Array, chex.PRNGKey], tuple[jax.Array, jax.Array]]
+"""Probits `[S, tau, C]`, labels `[tau, 1]` and a key to weights and probabilities.
+
+These are `[J]` and `[J, tau]`. The weights of the clusters of samples sum to 1; the
+probabilities are the mean ones of the labels within each cluster.
+"""
+
+
+def _label_probits(probits: jax.Array, labels: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(probits, labels[None], axis=-1)[..., 0]
+
+
+def _means(
+    probs: jax.Array, clusters: jax.Array, num: int, eps: float, count_eps: float
+) -> tuple[jax.Array, jax.Array]:
+    members = jax.nn.one_hot(clusters, num)
+    counts = members.sum(0)
+    return counts / len(probs), (members.T @ probs + eps) / (
+        counts[:, None] + count_eps
+    )
+
+
+class RandomProjection:
+    """Clusters samples by the signs of random projections of their probits."""
+
+    def __init__(
+        self,
+        dimension: int,
+        cluster_only_correct_class: bool = False,
+        normalize: bool = False,
+    ):
+        """Sets the clusters.
+
+        Args:
+          dimension: number of projections; there are up to 2^dimension clusters.
+          cluster_only_correct_class: whether to use the labels' probits alone.
+          normalize: whether to whiten the probits first.
+        """
+        self._dimension = dimension
+        self._only_correct, self._normalize = cluster_only_correct_class, normalize
+
+    def __call__(
+        self, probits: jax.Array, labels: jax.Array, key: chex.PRNGKey
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns weights and mean probabilities of the labels; see `ClusterAlg`."""
+        correct = _label_probits(probits, labels)
+        f = correct if self._only_correct else probits.reshape(len(probits), -1)
+        if self._normalize:
+            u, _, v = jnp.linalg.svd(f - f.mean(0, keepdims=True), full_matrices=False)
+            f = u @ v
+        a_key, b_key = jax.random.split(key)
+        a = jax.random.normal(a_key, [self._dimension, f.shape[1]])
+        b = jax.random.normal(b_key, [1, self._dimension])
+        signs = f @ a.T + b > 0
+        codes = signs @ (2 ** jnp.arange(self._dimension)[::-1])
+        return _means(norm.cdf(correct), codes, 2**self._dimension, 1e-6, 1e-6)
+
+
+class KmeansCluster:
+    """Clusters samples by K-means of their probits."""
+
+    def __init__(
+        self,
+        num_centroids: int,
+        max_iter: int = 10,
+        cluster_only_correct_class: bool = False,
+    ):
+        """Sets the clusters.
+
+        Args:
+          num_centroids: number of clusters.
+          max_iter: number of iterations.
+          cluster_only_correct_class: whether to use the labels' probits alone.
+        """
+        self._num, self._max_iter = num_centroids, max_iter
+        self._only_correct = cluster_only_correct_class
+
+    def __call__(
+        self, probits: jax.Array, labels: jax.Array, key: chex.PRNGKey
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns weights and mean probabilities of the labels; see `ClusterAlg`."""
+        correct = _label_probits(probits, labels)
+        f = correct if self._only_correct else probits.reshape(len(probits), -1)
+        clusters = kmeans.KMeansCluster(self._num, self._max_iter, key).fit(f).classes
+        return _means(norm.cdf(correct), clusters, self._num, 5e-10, 1e-9)
+
+
+def log_sum_prod(weights: jax.Array, probs: jax.Array) -> jax.Array:
+    """Returns log Σⱼ weightsⱼ Πₜ probsⱼₜ, `[J]` and `[J, tau]` to a scalar."""
+    probs = jnp.where(weights[:, None] == 0, 1e-9, probs)
+    return jax.scipy.special.logsumexp(jnp.log(probs).sum(1), b=weights)
+
+
+class JointLLCalculatorProjection:
+    """Joint log-likelihood by clusters of samples, as a metric.
+
+    Within a cluster, the product over rows of mean probabilities stands in for the mean
+    of products: few samples then serve a large `tau`, at the price of a bias that can
+    be large. `enn.metrics.calculate_joint_ll` is exact.
+    """
+
+    def __init__(
+        self, cluster_alg: ClusterAlg, clip_probits: float, cluster_key: chex.PRNGKey
+    ):
+        """Sets the clusters.
+
+        Args:
+          cluster_alg: clusters the samples.
+          clip_probits: probits are clipped to ± this.
+          cluster_key: key for `cluster_alg`.
+        """
+        self._alg, self._clip, self._key = cluster_alg, clip_probits, cluster_key
+
+    def __call__(self, logits: chex.Array, labels: chex.Array) -> jax.Array:
+        """Returns a scalar for logits `[S, tau, C]` and labels `[tau, 1]`."""
+        probits = norm.ppf(jax.nn.softmax(jnp.asarray(logits)))
+        probits = jnp.clip(probits, -self._clip, self._clip)
+        return log_sum_prod(*self._alg(probits, jnp.asarray(labels), self._key))
+
+
+class CategoricalClusterKL:
+    """Estimates by clusters of samples, the published choice above `tau` = 10."""
+
+    def __init__(
+        self,
+        cluster_alg: ClusterAlg,
+        num_enn_samples: int,
+        num_test_seeds: int,
+        key: chex.PRNGKey,
+        clip_probits: float = 5.0,
+    ):
+        """Fixes test batches, samples and clusters by `key`.
+
+        Args:
+          cluster_alg: clusters the samples.
+          num_enn_samples: number of functions drawn from the posterior.
+          num_test_seeds: number of test batches.
+          key: draws them.
+          clip_probits: see `JointLLCalculatorProjection`.
+        """
+        kl_key, enn_key, cluster_key = jax.random.split(key, 3)
+        self._kl_keys = jax.random.split(kl_key, num_test_seeds)
+        self._enn_keys = jax.random.split(enn_key, num_enn_samples)
+        self._joint_ll = JointLLCalculatorProjection(
+            cluster_alg, clip_probits, cluster_key
+        )
+
+    def __call__(
+        self, enn_sampler: EpistemicSampler, data_sampler: GenerativeDataSampler
+    ) -> ENNQuality:
+        """Returns the estimate."""
+        (x, y), true_ll = data_sampler.test_batches(self._kl_keys)
+        tau = x.shape[1]
+
+        @jax.jit
+        def joint_lls(logits: jax.Array, y: jax.Array) -> jax.Array:
+            batches = logits.reshape(len(logits), -1, tau, logits.shape[-1])
+            return jax.lax.map(
+                lambda args: self._joint_ll(*args), (batches.swapaxes(0, 1), y)
+            )
+
+        blocks = _in_blocks(enn_sampler, x, self._enn_keys)
+        agent_ll = np.concatenate(
+            [joint_lls(logits, y[part]) for part, logits in blocks]
+        )
+        return parse_kl_estimates(true_ll - agent_ll)
+
+
+def compute_discrete_kl(p: chex.Array, q: chex.Array) -> jax.Array:
+    """Returns Σ p (log p − log q); terms that are NaN, as of p = 0, count as 0."""
+    return jnp.nansum(p * (jnp.log(p) - jnp.log(q)))

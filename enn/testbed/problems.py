@@ -1,0 +1,362 @@
+"""The testbed's problems: their ids, their settings, and how to load them.
+
+An id is `{sweep}/{index}`, such as `classification_2d/75`. What an id names depends on
+JAX's random stream. With today's default the ids name other random problems, of the
+same distribution, than in published results; inside `published_stream()` they name the
+published ones.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import functools
+import itertools
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import chex
+import haiku as hk
+import jax
+
+from enn.testbed import generative
+from enn.testbed.base import (
+    Data,
+    ENNQuality,
+    EpistemicSampler,
+    PriorKnowledge,
+    TestbedProblem,
+)
+from enn.testbed.estimators import (
+    CategoricalClusterKL,
+    CategoricalKLSampledXSampledY,
+    RandomProjection,
+    SampleBasedKL,
+    add_classification_accuracy_ece,
+)
+
+_HIDDEN = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class ProblemConfig:
+    """All that defines a problem.
+
+    Attributes:
+      prior_knowledge: what agents may know.
+      seed: draws the truth, the data, and the keys of the estimate.
+      logit_ctor: makes the truth from a key; by default an MLP with two hidden layers.
+      test_distribution: makes the generator of test inputs, of `input_dim`.
+      num_test_seeds: number of test batches.
+      num_enn_samples: number of functions drawn from an agent's posterior.
+      num_test_cache: number of test inputs, in Gaussian-process problems.
+      epistemic_only: whether the test measures the function alone, in these.
+    """
+
+    prior_knowledge: PriorKnowledge
+    seed: int
+    logit_ctor: Callable[[chex.PRNGKey], generative.LogitFn] | None = None
+    test_distribution: Callable[[int], generative.XGenerator] = (
+        generative.make_gaussian_sampler
+    )
+    num_test_seeds: int = 1000
+    num_enn_samples: int = 1000
+    num_test_cache: int = 1000
+    epistemic_only: bool = False
+
+    @property
+    def meta_data(self) -> dict[str, Any]:
+        """The fields of the problem and of its prior knowledge, in one dict."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return dataclasses.asdict(fields.pop("prior_knowledge")) | fields
+
+
+@dataclasses.dataclass(frozen=True)
+class ShiftConfig:
+    """How the classes of training data differ from those of test data.
+
+    Attributes:
+      reject_prob: probability that a training row of a rejected class is dropped.
+      fraction_rejected_classes: of all classes.
+    """
+
+    reject_prob: float
+    fraction_rejected_classes: float
+
+
+Sweep = Mapping[str, ProblemConfig]
+
+
+def _sweep(name: str, configs: Any) -> Sweep:
+    return {f"{name}/{i}": config for i, config in enumerate(configs)}
+
+
+def _classification(
+    dims: list[int],
+    num_train: Callable[[int], list[int]],
+    temperatures: list[float],
+    taus: list[int],
+    num_seed: int,
+    initial_seed: int,
+    **kwargs: Any,
+) -> Any:
+    for tau in taus:  # The seeds begin anew: taus differ in nothing but the test.
+        seeds = itertools.count(initial_seed + 1)
+        settings = [(d, n) for d in dims for n in num_train(d)]
+        for (dim, num), temperature in itertools.product(settings, temperatures):
+            prior = PriorKnowledge(
+                dim, num, tau, num_classes=2, layers=2, temperature=temperature
+            )
+            for seed in itertools.islice(seeds, num_seed):
+                yield ProblemConfig(prior, seed, **kwargs)
+
+
+def classification_2d_sweep(num_seed: int = 10, initial_seed: int = 0) -> Sweep:
+    """Returns problems in the plane, over tau, data, temperature and seeds."""
+    nums = [1, 3, 10, 30, 100, 300, 1000]
+    configs = _classification(
+        [2], lambda _: nums, [0.01, 0.1, 0.5], [1, 10], num_seed, initial_seed
+    )
+    return _sweep("classification_2d", configs)
+
+
+def classification_sweep(num_seed: int = 5, initial_seed: int = 0) -> Sweep:
+    """Returns problems of 2 to 100 dimensions, tested by dyadic sampling."""
+    configs = _classification(
+        [2, 10, 100],
+        lambda dim: [ratio * dim for ratio in (1, 10, 100, 1000)],
+        [0.01, 0.1, 0.5],
+        [1, 10],
+        num_seed,
+        initial_seed,
+        test_distribution=generative.make_polyadic_sampler,
+    )
+    return _sweep("classification", configs)
+
+
+def regression_sweep(
+    num_seed: int = 10, initial_seed: int = 0, epistemic_only: bool = False
+) -> Sweep:
+    """Returns Gaussian-process problems, over dimension, number of data and noise."""
+    settings = itertools.product(
+        [1, 10, 100], [1, 10, 100], [0.01, 0.1, 1.0], range(num_seed)
+    )
+    configs = (
+        ProblemConfig(
+            PriorKnowledge(dim, ratio * dim, tau=1, layers=1, noise_std=noise_std),
+            seed=initial_seed + 1 + i,
+            num_enn_samples=100,
+            epistemic_only=epistemic_only,
+        )
+        for i, (dim, ratio, noise_std, _) in enumerate(settings)
+    )
+    return _sweep("enn_paper" if epistemic_only else "regression", configs)
+
+
+def _first_seeds(
+    sweep: Sweep, num_seed: int, keep: Callable[[PriorKnowledge], bool]
+) -> Sweep:
+    """Returns one problem of each setting that is kept, numbered anew."""
+    (name,) = {problem_id.partition("/")[0] for problem_id in sweep}
+    configs = list(sweep.values())[::num_seed]
+    return _sweep(f"{name}_test", (c for c in configs if keep(c.prior_knowledge)))
+
+
+def _make_settings() -> Sweep:
+    plane, classification = classification_2d_sweep(), classification_sweep()
+    regression = regression_sweep()
+    enn_paper = regression_sweep(epistemic_only=True)
+    tests = [
+        _first_seeds(
+            classification_2d_sweep(1), 1, lambda p: (p.tau, p.temperature) == (1, 0.01)
+        ),
+        _first_seeds(
+            classification_sweep(1),
+            1,
+            lambda p: (p.tau, p.input_dim, p.temperature) == (1, 2, 0.01),
+        ),
+        _first_seeds(
+            regression_sweep(1),
+            1,
+            lambda p: (p.input_dim, p.num_train, p.noise_std) == (10, 10, 0.1),
+        ),
+        _first_seeds(
+            regression_sweep(1, epistemic_only=True), 1, lambda p: p.noise_std == 0.1
+        ),
+    ]
+    sweeps = [plane, classification, regression, enn_paper, *tests]
+    return MappingProxyType(functools.reduce(lambda a, b: {**a, **b}, sweeps))
+
+
+SETTINGS: Sweep = _make_settings()
+"""The configuration of every id."""
+
+
+def _ids(name: str) -> tuple[str, ...]:
+    return tuple(i for i in SETTINGS if i.partition("/")[0] == name)
+
+
+CLASSIFICATION_2D = _ids("classification_2d")
+CLASSIFICATION_2D_TEST = _ids("classification_2d_test")
+CLASSIFICATION = _ids("classification")
+CLASSIFICATION_TEST = _ids("classification_test")
+REGRESSION = _ids("regression")
+REGRESSION_TEST = _ids("regression_test")
+ENN_PAPER = _ids("enn_paper")
+ENN_PAPER_TEST = _ids("enn_paper_test")
+
+
+class SampleBasedTestbed(TestbedProblem):
+    """A problem whose data come from a sampler, judged by samples of predictions.
+
+    Attributes:
+      data_sampler: the truth.
+    """
+
+    def __init__(
+        self,
+        data_sampler: generative.GenerativeDataSampler,
+        sample_based_kl: SampleBasedKL,
+        prior_knowledge: PriorKnowledge,
+    ):
+        """Takes the parts of the problem."""
+        self.data_sampler = data_sampler
+        self._kl, self._prior = sample_based_kl, prior_knowledge
+
+    @property
+    def train_data(self) -> Data:
+        """The data to train on."""
+        return self.data_sampler.train_data
+
+    @property
+    def prior_knowledge(self) -> PriorKnowledge:
+        """What the agent may know."""
+        return self._prior
+
+    def evaluate_quality(self, enn_sampler: EpistemicSampler) -> ENNQuality:
+        """Returns the KL estimate; `extra` holds figures and names the stream."""
+        quality = self._kl(enn_sampler, self.data_sampler)
+        return ENNQuality(
+            quality.kl_estimate, {**(quality.extra or {}), "stream": stream_name()}
+        )
+
+
+def stream_name() -> str:
+    """Returns the random stream in use: `"default"` or `"published"`."""
+    is_default = jax.config.jax_threefry_partitionable  # pyrefly: ignore[missing-attribute]
+    return "default" if is_default else "published"
+
+
+def published_stream() -> contextlib.AbstractContextManager[Any]:
+    """Returns the context in which ids name the problems of published results.
+
+    Load, train and evaluate inside it. Results name the stream in `extra["stream"]`.
+
+    >>> with published_stream():
+    ...     problem = problem_from_id("classification_2d/75")
+    >>> problem.train_data.x[0].round(4).tolist()
+    [-0.9555000066757202, -0.03620000183582306]
+    """
+    return jax.threefry_partitionable(False)
+
+
+def make_categorical_kl_estimator(
+    config: ProblemConfig, key: chex.PRNGKey, exact: bool = False
+) -> SampleBasedKL:
+    """Returns the estimator of a classification problem.
+
+    Args:
+      config: the problem.
+      key: draws test data and samples.
+      exact: whether to use the exact joint likelihood above `tau` = 10 too, where
+        published results use random projections.
+    """
+    tau = config.prior_knowledge.tau
+    kl: SampleBasedKL
+    if tau > 10 and not exact:
+        kl = CategoricalClusterKL(
+            RandomProjection(7), config.num_enn_samples, config.num_test_seeds, key
+        )
+    else:
+        kl = CategoricalKLSampledXSampledY(
+            config.num_test_seeds, config.num_enn_samples, key
+        )
+    return add_classification_accuracy_ece(kl, int(1000 / tau) + 1, 100)
+
+
+def problem_from_id(problem_id: str) -> TestbedProblem:
+    """Returns the problem of an id.
+
+    Raises:
+      ValueError: for an unknown id; names those that are similar.
+
+    >>> problem_from_id("classification_2d/75").prior_knowledge.num_train
+    10
+    """
+    if problem_id not in SETTINGS:
+        near = difflib.get_close_matches(problem_id, SETTINGS, 3, 0.0)
+        raise ValueError(
+            f"Unknown problem {problem_id!r}; similar ones are {', '.join(near)}."
+        )
+    return problem_from_config(SETTINGS[problem_id])
+
+
+def problem_from_config(config: ProblemConfig, exact: bool = False) -> TestbedProblem:
+    """Returns the problem of a configuration.
+
+    Args:
+      config: the configuration.
+      exact: see `make_categorical_kl_estimator`.
+    """
+    return problem_with_distribution_shift(config, None, exact)
+
+
+def problem_with_distribution_shift(
+    problem_config: ProblemConfig,
+    shift_config: ShiftConfig | None,
+    exact: bool = False,
+) -> TestbedProblem:
+    """Returns a problem with other frequencies of the classes in training than in test.
+
+    Args:
+      problem_config: the configuration.
+      shift_config: which rows training lacks; None for no shift.
+      exact: see `make_categorical_kl_estimator`.
+
+    Raises:
+      ValueError: for a regression problem.
+    """
+    prior = problem_config.prior_knowledge
+    if prior.num_classes < 2:
+        raise ValueError(
+            f"Classification needs num_classes >= 2, got {prior.num_classes}."
+        )
+    rng = hk.PRNGSequence(jax.random.PRNGKey(problem_config.seed, impl="threefry2x32"))
+    if problem_config.logit_ctor is None:
+        temperature = 1.0 if prior.temperature is None else prior.temperature
+        logit_fn = generative.make_2layer_mlp_logit_fn(
+            prior.input_dim, temperature, _HIDDEN, prior.num_classes, next(rng)
+        )
+    else:
+        logit_fn = problem_config.logit_ctor(next(rng))
+    override = None
+    if shift_config is not None:
+        override = generative.make_filtered_gaussian_data(
+            prior.input_dim,
+            logit_fn,
+            shift_config.reject_prob,
+            shift_config.fraction_rejected_classes,
+            prior.num_train,
+            next(rng),
+        )
+    data_sampler = generative.ClassificationEnvLikelihood(
+        logit_fn,
+        generative.make_gaussian_sampler(prior.input_dim),
+        problem_config.test_distribution(prior.input_dim),
+        prior.num_train,
+        next(rng),
+        override,
+        prior.tau,
+    )
+    kl = make_categorical_kl_estimator(problem_config, next(rng), exact)
+    return SampleBasedTestbed(data_sampler, kl, prior)
