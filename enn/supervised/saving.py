@@ -136,10 +136,10 @@ class Saves:
         save, state, about = _read_any(root, step, read)
         if about.get("probe") is None:
             warnings.warn(
-                f"The save of step {save.step} in {root}, of an earlier version, holds "
-                "no predictions: whether the network's prior functions and whatever "
-                "else is not among its parameters are those of the saved run could not "
-                "be checked.",
+                f"The save of step {save.step} in {root} holds no predictions, like "
+                "those of earlier versions: whether the network's prior functions and "
+                "whatever else is not among its parameters are those of the saved run "
+                "could not be checked.",
                 stacklevel=4,
             )
         key = _wrap_key(key, jnp.array(about["key"], jnp.uint32))

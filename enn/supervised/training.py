@@ -5,6 +5,7 @@ import os
 import pathlib
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar, cast
 
@@ -425,8 +426,16 @@ class TrainingRun:
             raise ValueError("A batch was pulled but not trained: call train first.")
         self._saves.write(root, self.step, self.state, self._key(), self._probe(), keep)
 
-    def _probe(self) -> dict[str, Any]:
-        return probes.record(self.enn, *self.state[:2], self._inputs, self.mesh)
+    def _probe(self) -> dict[str, Any] | None:
+        try:
+            return probes.record(self.enn, *self.state[:2], self._inputs, self.mesh)
+        except Exception as error:  # No reason to lose a run.
+            warnings.warn(
+                "The network does not run at a few made-up inputs, so saves cannot "
+                f"tell it from others with the same parameters: {error}",
+                stacklevel=4,
+            )
+            return None
 
     def _check_probe(self, probe: Any, state: TrainingState) -> None:
         inputs = probes.make_inputs(probe, self._inputs)

@@ -417,6 +417,30 @@ def test_a_network_of_other_priors_is_refused(tmp_path: pathlib.Path) -> None:
     assert (other.step, data.state()) == (0, position)
 
 
+def test_a_network_that_takes_only_its_own_data_is_saved(
+    tmp_path: pathlib.Path,
+) -> None:
+    enn = tiny.make_enn()
+
+    def apply(params: Any, state: Any, inputs: Any, index: Any) -> Any:
+        if len(inputs) == 4:
+            raise ValueError("four rows are too few")
+        return enn.apply(params, state, inputs, index)
+
+    def make() -> Any:
+        picky = base.EpistemicNetwork(apply, enn.init, enn.indexer)
+        return tiny.make_experiment(enn=picky)
+
+    first, resumed = make(), make()
+    with pytest.warns(
+        UserWarning, match="does not run at a few made-up inputs.* too few"
+    ):
+        first.train(4, save_dir=tmp_path)
+    with pytest.warns(UserWarning, match="could not be checked"):
+        resumed.restore(tmp_path)
+    tiny.assert_same_training(resumed, first)
+
+
 def test_saves_of_earlier_versions_restore_with_a_warning(
     copied: pathlib.Path,
 ) -> None:
