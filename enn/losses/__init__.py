@@ -19,6 +19,11 @@ from enn.losses.categorical_regression import (
     Cat2HotRegression,
     transform_to_2hot,
 )
+from enn.losses.last_layer_losses import (
+    get_last_layer_categorical_loglike_fn,
+    get_last_layer_gaussian_loglike_fn,
+    get_last_layer_kl_fn,
+)
 from enn.losses.prior_losses import (
     ClassificationPriorLoss,
     MatchingGaussianData,
@@ -114,6 +119,9 @@ __all__ = [
     "get_analytical_linear_model_prior_kl_fn",
     "get_awgn_loglike_fn",
     "get_categorical_loglike_fn",
+    "get_last_layer_categorical_loglike_fn",
+    "get_last_layer_gaussian_loglike_fn",
+    "get_last_layer_kl_fn",
     "get_log_likelihood_fn",
     "get_sample_based_model_prior_kl_fn",
     "l2_weights_with_predicate",

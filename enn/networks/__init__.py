@@ -71,6 +71,7 @@ from enn.networks.last_layer.linear_hyper_head import (
     LinearHyperHead,
     make_linear_hyper_mlp_enn,
 )
+from enn.networks.last_layer.vbll import VariationalLastLayer, make_vbll_mlp_enn
 from enn.networks.lenet import EnsembleLeNet5ENN, LeNet5
 from enn.networks.mlp import ExposedMLP, ProjectedMLP
 from enn.networks.priors import (
@@ -174,6 +175,7 @@ __all__ = [
     "ScaledGaussianIndexer",
     "SignedAxisIndexer",
     "SphereIndexer",
+    "VariationalLastLayer",
     "add_learned_scale",
     "apply_factor",
     "combine_functions_choice_via_index",
@@ -204,6 +206,7 @@ __all__ = [
     "make_null_prior",
     "make_optimized_forward",
     "make_random_feat_gp",
+    "make_vbll_mlp_enn",
     "marginal_variance",
     "parse_net_output",
     "parse_to_output_with_prior",

@@ -317,6 +317,7 @@ DESCRIPTORS = [
     Descriptor("samples", _samples, X),
     Descriptor("network_samples", _network_samples, X, batch_statistics=True),
     Descriptor("gaussian_last_layer", _gaussian_last_layer, X),
+    Descriptor("vbll_mlp", lambda: networks.make_vbll_mlp_enn([4, 2]), X),
     Descriptor(
         "linear_hyper_mlp", lambda: networks.make_linear_hyper_mlp_enn([4, 2], 3), X
     ),
