@@ -37,6 +37,7 @@ from enn.networks.ensembles import (
     MLPEnsembleMatchedPrior,
     combine_functions_choice_via_index,
     combine_functions_linear_in_index,
+    make_ensemble,
     make_mlp_ensemble_prior_fns,
 )
 from enn.networks.forwarders import EnnBatchFwd, make_batch_fwd, predict_at_indices
@@ -199,6 +200,7 @@ __all__ = [
     "make_centered_enn",
     "make_centered_enn_no_state",
     "make_einsum_ensemble_mlp_enn",
+    "make_ensemble",
     "make_ensemble_mlp_with_prior_enn",
     "make_ensemble_prior",
     "make_linear_hyper_mlp_enn",

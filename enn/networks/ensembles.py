@@ -3,8 +3,10 @@
 Parameters and state of all members are stacked along the first axis of every leaf.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import chex
 import haiku as hk
@@ -16,6 +18,7 @@ from enn.networks.base import EnnArray, EnnNoState, Output
 from enn.networks.indexers import EnsembleIndexer, as_key
 from enn.networks.inputs import flat_inputs, init_once
 from enn.networks.many_indices import members
+from enn.networks.many_indices.hoisting import depends_on_first
 from enn.networks.mlp import transformed_mlp
 from enn.networks.priors import (
     EnnWithAdditivePrior,
@@ -89,6 +92,91 @@ class Ensemble(EnnNoState):
         enn = wrap_enn_as_enn_no_state(EnsembleWithState(with_state, num_ensemble))
         init = functools.partial(init_once, enn.init)
         super().__init__(enn.apply, init, enn.indexer)
+
+
+class MemberIndex(NamedTuple):
+    """Index of `make_ensemble`: the member, and the index that this member gets."""
+
+    member: chex.Array
+    own_index: base.Index
+
+
+@dataclasses.dataclass(frozen=True)
+class MemberIndexer(base.EpistemicIndexer):
+    """Draws a `MemberIndex`: uniform over members, and from their own distribution."""
+
+    indexer: base.EpistemicIndexer
+    num_ensemble: int
+
+    def __call__(self, key: chex.PRNGKey) -> MemberIndex:
+        member_key, index_key = jax.random.split(key)
+        member = EnsembleIndexer(self.num_ensemble)(member_key)
+        return MemberIndex(member, self.indexer(index_key))
+
+
+def make_ensemble(
+    enn: base.EpistemicNetwork[Any, Any], num_ensemble: int
+) -> base.EpistemicNetwork[Any, Any]:
+    """Returns an ensemble of independent copies of any network, with network state.
+
+    The members keep the randomness that they have, such as dropout: member and member's
+    index are one index, (k, z) -> f_{θ_k}(x, z). If `enn` does not depend on its index,
+    as BERT in evaluation, each member runs once under `jax.vmap` over at least
+    `num_ensemble` indices.
+
+    >>> import haiku as hk, jax, numpy as np
+    >>> from enn import networks
+    >>> enn = networks.wrap_net_fn_as_enn(lambda x: hk.nets.MLP([4, 2])(x))
+    >>> ensemble = make_ensemble(enn, num_ensemble=3)
+    >>> x, index = np.ones([5, 3]), ensemble.indexer(jax.random.key(1))
+    >>> params, state = ensemble.init(jax.random.key(0), x, index)
+    >>> params["mlp/~/linear_0"]["w"].shape  # [num_ensemble, ...]
+    (3, 3, 4)
+    >>> out, _ = ensemble.apply(params, state, x, index)
+    >>> out.shape
+    (5, 2)
+
+    Args:
+      enn: the network; of Haiku, of another library or made by hand.
+      num_ensemble: number of members.
+
+    Returns:
+      Network of the output of `enn`, whose index is a `MemberIndex`. The new state is
+      that of all members, of which the one that ran is updated.
+
+    Raises:
+      ValueError: if `num_ensemble` is not an integer >= 1; by `apply` for a member out
+        of range, see `enn.networks.many_indices.members`.
+    """
+    _checks.positive_int("num_ensemble", num_ensemble)
+
+    def run(variables: Any, inputs_and_index: Any) -> tuple[Any, hk.State]:
+        return enn.apply(*variables, *inputs_and_index)
+
+    def apply(
+        params: hk.Params, state: hk.State, inputs: Any, index: MemberIndex
+    ) -> tuple[Any, hk.State]:
+        stacked = (params, state)
+        first = jax.eval_shape(
+            lambda x: members.select_member(x, 0, num_ensemble), stacked
+        )
+        member, own = index
+        if not depends_on_first(lambda z, x: run(x, (inputs, z)), own, first):
+            own = enn.indexer(jax.random.PRNGKey(0))
+        out, member_state = members.apply_member(
+            run, stacked, (inputs, own), member, num_ensemble
+        )
+        return out, members.update_member(state, member_state, member, num_ensemble)
+
+    def init(
+        rng_key: chex.PRNGKey, inputs: Any, index: MemberIndex
+    ) -> tuple[hk.Params, hk.State]:
+        keys = jax.random.split(rng_key, num_ensemble)
+        init_all = jax.vmap(enn.init, in_axes=(0, None, None))
+        _, own = index
+        return init_once(init_all, keys, inputs, own)
+
+    return base.EpistemicNetwork(apply, init, MemberIndexer(enn.indexer, num_ensemble))
 
 
 class MLPEnsembleMatchedPrior(EnnWithAdditivePrior):

@@ -7,6 +7,7 @@ import haiku as hk
 import jax
 
 from enn import _checks
+from enn.networks.base import Output, OutputWithPrior
 from enn.networks.ensembles import EnsembleWithState
 from enn.networks.inputs import as_images, layer_sizes
 
@@ -22,6 +23,8 @@ class LeNet5(hk.Module):
     Args:
       num_output_classes: number of classes.
       lenet_output_channels: channels of each convolution.
+      expose_hidden: whether the output is an `OutputWithPrior` with the last hidden
+        layer as `extra["final_out"]`, `[batch, 84]`, and not the logits alone.
 
     Raises:
       ValueError: if a size is not an integer >= 1; by a call with inputs that are not
@@ -32,8 +35,10 @@ class LeNet5(hk.Module):
         self,
         num_output_classes: int,
         lenet_output_channels: Sequence[int] = _CHANNELS,
+        expose_hidden: bool = False,
     ):
         super().__init__()
+        self.expose_hidden = expose_hidden
         self.convs = [
             hk.Conv2D(
                 channels,
@@ -48,14 +53,17 @@ class LeNet5(hk.Module):
         self.linear = hk.Linear(84)
         self.logits = hk.Linear(num_classes, name="logits")
 
-    def __call__(self, inputs: chex.Array) -> chex.Array:
+    def __call__(self, inputs: chex.Array) -> Output:
         """Returns logits `[batch, num_output_classes]`."""
         out = as_images(inputs)
         for conv in self.convs:
             out = jax.nn.relu(conv(out))
             out = hk.max_pool(out, (2, 2, 1), (2, 2, 1), "SAME")
         out = jax.nn.relu(self.linear(hk.Flatten()(out)))
-        return self.logits(out)
+        logits = self.logits(out)
+        if not self.expose_hidden:
+            return logits
+        return OutputWithPrior(logits, extra={"final_out": out})
 
 
 class EnsembleLeNet5ENN(EnsembleWithState):
@@ -65,6 +73,7 @@ class EnsembleLeNet5ENN(EnsembleWithState):
       num_output_classes: number of classes.
       num_ensemble: number of members.
       lenet_output_channels: channels of each convolution.
+      expose_hidden: whether the output carries the last hidden layer, see `LeNet5`.
     """
 
     def __init__(
@@ -72,9 +81,11 @@ class EnsembleLeNet5ENN(EnsembleWithState):
         num_output_classes: int,
         num_ensemble: int = 1,
         lenet_output_channels: Sequence[int] = _CHANNELS,
+        expose_hidden: bool = False,
     ):
-        def forward(inputs: chex.Array) -> chex.Array:
-            return LeNet5(num_output_classes, lenet_output_channels)(inputs)
+        def forward(inputs: chex.Array) -> Output:
+            net = LeNet5(num_output_classes, lenet_output_channels, expose_hidden)
+            return net(inputs)
 
         model = hk.without_apply_rng(hk.transform_with_state(forward))
         super().__init__(model, num_ensemble)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from enn import _checks
+from enn.networks.base import Output, OutputWithPrior
 from enn.networks.ensembles import EnsembleWithState
 from enn.networks.inputs import as_images, check_equal_lengths, layer_sizes
 from enn.networks.resnet.lib import BatchNorm
@@ -31,6 +32,8 @@ class VGG(hk.Module):
       vgg_output_channels: channels of each convolution.
       vgg_strides: stride of each convolution.
       name: name of the module.
+      expose_hidden: whether the output is an `OutputWithPrior` with the pooled features
+        as `extra["final_out"]`, `[batch, num_channels]`, and not the logits alone.
 
     Raises:
       ValueError: if the two lists have different lengths, or a size is not
@@ -44,8 +47,10 @@ class VGG(hk.Module):
         vgg_output_channels: Sequence[int] = _CHANNELS,
         vgg_strides: Sequence[int] = _STRIDES,
         name: str | None = None,
+        expose_hidden: bool = False,
     ):
         super().__init__(name=name)
+        self.expose_hidden = expose_hidden
         check_equal_lengths(
             vgg_output_channels=vgg_output_channels, vgg_strides=vgg_strides
         )
@@ -72,7 +77,7 @@ class VGG(hk.Module):
         inputs: chex.Array,
         is_training: bool = True,
         test_local_stats: bool = False,
-    ) -> chex.Array:
+    ) -> Output:
         """Returns logits `[batch, num_output_classes]`.
 
         Args:
@@ -85,7 +90,11 @@ class VGG(hk.Module):
         for conv, batch_norm in zip(self.convs, self.batch_norms, strict=True):
             out = batch_norm(conv(out), is_training, test_local_stats)
             out = jax.nn.relu(out)
-        return self.logits(jnp.mean(out, axis=(1, 2)))
+        features = jnp.mean(out, axis=(1, 2))
+        logits = self.logits(features)
+        if not self.expose_hidden:
+            return logits
+        return OutputWithPrior(logits, extra={"final_out": features})
 
 
 class EnsembleVGGENN(EnsembleWithState):
@@ -102,6 +111,7 @@ class EnsembleVGGENN(EnsembleWithState):
       test_local_stats: whether it uses those of the batch outside training too.
       vgg_output_channels: channels of each convolution.
       vgg_strides: stride of each convolution.
+      expose_hidden: whether the output carries the pooled features, see `VGG`.
     """
 
     def __init__(
@@ -112,9 +122,15 @@ class EnsembleVGGENN(EnsembleWithState):
         test_local_stats: bool = False,
         vgg_output_channels: Sequence[int] = _CHANNELS,
         vgg_strides: Sequence[int] = _STRIDES,
+        expose_hidden: bool = False,
     ):
-        def forward(inputs: chex.Array) -> chex.Array:
-            net = VGG(num_output_classes, vgg_output_channels, vgg_strides)
+        def forward(inputs: chex.Array) -> Output:
+            net = VGG(
+                num_output_classes,
+                vgg_output_channels,
+                vgg_strides,
+                expose_hidden=expose_hidden,
+            )
             return net(inputs, is_training, test_local_stats)
 
         model = hk.without_apply_rng(hk.transform_with_state(forward))

@@ -160,6 +160,24 @@ def _resnet_epinet() -> base.EpistemicNetwork:
     )
 
 
+def _flax_ensemble() -> base.EpistemicNetwork:
+    norm = linen.BatchNorm(use_running_average=False)
+    net = linen.Sequential([linen.Dense(4), norm, linen.Dense(2)])
+    return networks.make_ensemble(networks.from_flax(net), 3)
+
+
+def _nnx_ensemble() -> base.EpistemicNetwork:
+    return networks.make_ensemble(_nnx_dropout(), 3)
+
+
+def _epinet_ensemble() -> base.EpistemicNetwork:
+    return networks.make_ensemble(networks.epinet.make_mlp_epinet([4, 2], [4], 3), 2)
+
+
+def _bert_ensemble() -> base.EpistemicNetwork:
+    return networks.make_ensemble(_bert(False), 2)
+
+
 def _samples() -> base.EpistemicNetwork:
     model = _mlp([4, 2])
     keys = jax.random.split(jax.random.PRNGKey(4), 3)
@@ -316,6 +334,10 @@ DESCRIPTORS = [
     ),
     Descriptor("samples", _samples, X),
     Descriptor("network_samples", _network_samples, X, batch_statistics=True),
+    Descriptor("flax_ensemble", _flax_ensemble, X, batch_statistics=True),
+    Descriptor("nnx_ensemble", _nnx_ensemble, X),
+    Descriptor("epinet_ensemble", _epinet_ensemble, X),
+    Descriptor("bert_ensemble", _bert_ensemble, TOKENS, 6),
     Descriptor("gaussian_last_layer", _gaussian_last_layer, X),
     Descriptor("vbll_mlp", lambda: networks.make_vbll_mlp_enn([4, 2]), X),
     Descriptor(

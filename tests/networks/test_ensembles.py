@@ -1,3 +1,5 @@
+import functools
+
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -485,3 +487,48 @@ def test_mlp_priors_take_inputs_of_their_size_only():
     assert fns[0](np.ones((5, 6), np.float32)).shape == (5, 2)
     with pytest.raises(ValueError, match=r"6 features, got shape \[5, 4\]"):
         fns[1](np.ones((5, 4), np.float32))
+
+
+def _stateful_net(x):
+    x = hk.BatchNorm(True, True, 0.5)(hk.Linear(4)(x), is_training=True)
+    return hk.Linear(2)(jax.nn.relu(x))
+
+
+def test_an_ensemble_of_any_network_is_its_members():
+    x = golden.normal(5, 3)
+    enn = networks.wrap_stochastic_fn_as_enn(
+        lambda x: hk.dropout(hk.next_rng_key(), 0.5, _stateful_net(x))
+    )
+    ensemble = networks.make_ensemble(enn, 3)
+    member, own = ensemble.indexer(jax.random.key(8))
+    params, state = ensemble.init(jax.random.key(0), x, (member, own))
+    for k, init_key in enumerate(jax.random.split(jax.random.key(0), 3)):
+        one = jax.jit(enn.init)(init_key, x, own)
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=1e-6),
+            jax.tree.map(lambda leaf, k=k: leaf[k], (params, state)),
+            one,
+        )
+        out, new_state = jax.jit(ensemble.apply)(params, state, x, (k, own))
+        expected, member_state = jax.jit(enn.apply)(*one, x, own)
+        np.testing.assert_allclose(out, expected, rtol=1e-5)
+        for name, module in member_state.items():
+            for leaf, value in module.items():
+                np.testing.assert_allclose(new_state[name][leaf][k], value, rtol=1e-5)
+                others = np.delete(new_state[name][leaf], k, axis=0)
+                same = np.delete(state[name][leaf], k, axis=0)
+                np.testing.assert_array_equal(others, same)
+
+
+def test_members_that_ignore_their_index_run_once_each():
+    x = np.ones((64, 32), np.float32)
+    model = hk.without_apply_rng(hk.transform(lambda x: hk.nets.MLP([32, 16])(x)))
+    enn = networks.wrap_transformed_as_enn(model)
+    one = flops_at_indices(enn, x, None)
+    ensemble = networks.make_ensemble(enn, 3)
+    assert flops_at_indices(ensemble, x, 100) < 3.1 * one + 100 * 64 * 16
+
+
+def test_an_ensemble_of_no_members_raises():
+    with pytest.raises(ValueError, match="num_ensemble must be an integer >= 1"):
+        networks.make_ensemble(networks.MLPEnsembleMatchedPrior([2], num_ensemble=1), 0)

@@ -73,3 +73,17 @@ def test_integer_images_are_taken_as_floats() -> None:
 def test_images_without_a_batch_axis_raise() -> None:
     with pytest.raises(ValueError, match=r"\[batch, height, width, channels\]"):
         fast.shapes(EnsembleLeNet5ENN(4), IMAGES[0])
+
+
+def test_last_hidden_layer_is_what_the_logits_are_made_of() -> None:
+    plain, exposed = (
+        EnsembleLeNet5ENN(4, 2, (2,), expose_hidden=expose) for expose in (False, True)
+    )
+    params, state = fast.random_params(plain, IMAGES)
+    out, _ = jax.jit(exposed.apply)(params, state, IMAGES, 1)
+    logits, _ = jax.jit(plain.apply)(params, state, IMAGES, 1)
+    np.testing.assert_array_equal(out.train, logits)
+    layer = jax.tree.map(lambda leaf: leaf[1], params["le_net5/~/logits"])
+    assert out.extra["final_out"].shape == (2, 84)
+    expected = out.extra["final_out"] @ layer["w"] + layer["b"][None]
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)

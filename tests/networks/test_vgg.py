@@ -89,3 +89,16 @@ def test_lists_of_different_lengths_raise() -> None:
 def test_images_without_a_batch_axis_raise() -> None:
     with pytest.raises(ValueError, match=r"\[batch, height, width, channels\]"):
         fast.shapes(EnsembleVGGENN(3, **SMALL), IMAGES[0])
+
+
+def test_pooled_features_are_what_the_logits_are_made_of() -> None:
+    plain, exposed = (
+        EnsembleVGGENN(3, 2, expose_hidden=expose, **SMALL) for expose in (False, True)
+    )
+    params, state = fast.random_params(plain, IMAGES)
+    out, _ = jax.jit(exposed.apply)(params, state, IMAGES, 1)
+    logits, _ = jax.jit(plain.apply)(params, state, IMAGES, 1)
+    np.testing.assert_array_equal(out.train, logits)
+    layer = jax.tree.map(lambda leaf: leaf[1], params["vgg/~/logits"])
+    expected = out.extra["final_out"] @ layer["w"] + layer["b"][None]
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)

@@ -21,8 +21,8 @@ from enn.networks.einsum_mlp import make_ensemble_prior
 from enn.networks.ensembles import Ensemble
 from enn.networks.epinet.base import EpinetWithState
 from enn.networks.inputs import as_images, concrete_draws, init_once
-from enn.networks.many_indices import members
 from enn.networks.priors import KernelShape, PriorFn, conv_prior_net
+from enn.networks.utils import parse_net_output
 
 _IMAGENET_SHAPE = (224, 224, 3)
 _CIFAR_SHAPE = (32, 32, 3)
@@ -181,8 +181,9 @@ def _make_conv_prior(
 
     @jax.jit
     def combine(params: hk.Params, inputs: chex.Array, index: base.Index) -> chex.Array:
-        outputs = members.run_members(model.apply, params, inputs, num_ensemble)
-        return jnp.tensordot(index, outputs, 1)
+        networks = jnp.arange(num_ensemble)
+        outputs = jax.vmap(ensemble.apply, (None, None, 0))(params, inputs, networks)
+        return jnp.tensordot(index, parse_net_output(outputs), 1)
 
     def prior_fn(inputs: chex.Array, index: base.Index) -> chex.Array:
         _checks.shape("index", index, (num_ensemble,), f"[{num_ensemble}]")

@@ -1,6 +1,6 @@
 """Moving what does not depend on the index out of a loop over indices."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -49,9 +49,16 @@ def after_shared_work(
     return run
 
 
-def partition(jaxpr: core.Jaxpr) -> tuple[list[Any], list[Any]]:
-    """Returns the equations that do not depend on the inputs, and those that do."""
-    dependent = set(jaxpr.invars)
+def partition(
+    jaxpr: core.Jaxpr, inputs: Sequence[core.Var] | None = None
+) -> tuple[list[Any], list[Any]]:
+    """Returns the equations that do not depend on the inputs, and those that do.
+
+    Args:
+      jaxpr: the equations.
+      inputs: those of its inputs that count; all by default.
+    """
+    dependent = set(jaxpr.invars if inputs is None else inputs)
     shared: list[Any] = []
     own: list[Any] = []
     for equation in jaxpr.eqns:
@@ -61,6 +68,24 @@ def partition(jaxpr: core.Jaxpr) -> tuple[list[Any], list[Any]]:
             own.append(equation)
             dependent.update(equation.outvars)
     return shared, own
+
+
+def depends_on_first(fn: Callable[..., Any], first: Any, *others: Any) -> bool:
+    """Returns whether what `fn` computes depends on its first argument.
+
+    >>> depends_on_first(lambda z, x: 2 * x, 1.0, 3.0)
+    False
+
+    Args:
+      fn: the function.
+      first: that argument.
+      *others: further arguments, arrays or shapes.
+    """
+    jaxpr = jax.make_jaxpr(fn)(first, *others).jaxpr
+    inputs = jaxpr.invars[: len(jax.tree.leaves(first))]
+    _, own = partition(jaxpr, inputs)
+    dependent = {*inputs, *(v for equation in own for v in equation.outvars)}
+    return any(v in dependent for v in jaxpr.outvars if isinstance(v, core.Var))
 
 
 def inputs_of(equation: Any) -> set[core.Var]:
