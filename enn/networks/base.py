@@ -58,6 +58,37 @@ class OutputWithPrior(_OutputFields):
 Output = chex.Array | OutputWithPrior
 
 
+def parse_net_output(net_out: Output) -> chex.Array:
+    """Returns the predictions of an `OutputWithPrior`, or the plain array itself.
+
+    Raises:
+      TypeError: for a plain tuple.
+    """
+    _check_not_tuple(net_out)
+    return net_out.preds if isinstance(net_out, OutputWithPrior) else net_out
+
+
+def _check_not_tuple(net_out: Any) -> None:
+    if type(net_out) is tuple:
+        raise TypeError(
+            "The network must return an array [batch, num_outputs] or an "
+            f"OutputWithPrior, got a tuple of {len(net_out)}: put further outputs into "
+            "OutputWithPrior(train=..., extra={name: ...})."
+        )
+
+
+def parse_to_output_with_prior(net_out: Output) -> OutputWithPrior:
+    """Returns an `OutputWithPrior` as it is, and a plain array with a zero prior.
+
+    Raises:
+      TypeError: for a plain tuple.
+    """
+    _check_not_tuple(net_out)
+    if isinstance(net_out, OutputWithPrior):
+        return net_out
+    return OutputWithPrior(train=net_out, prior=jnp.zeros_like(net_out))
+
+
 def extra_output(net_out: Any, name: str) -> Any:
     """Returns `net_out.extra[name]`.
 

@@ -9,12 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from enn import _checks, base
-from enn.networks.base import EnnArray, EnnNoState
+from enn.networks.base import EnnArray, Output, parse_net_output
 from enn.networks.indexers import EnsembleIndexer
 from enn.networks.inputs import flat_inputs, init_once, layer_sizes
 from enn.networks.many_indices import members
 from enn.networks.priors import EnnWithAdditivePrior, PriorFn
-from enn.networks.utils import parse_net_output, wrap_enn_no_state_as_enn
 
 Activation = Callable[[chex.Array], chex.Array]
 
@@ -215,16 +214,22 @@ def make_einsum_ensemble_mlp_enn(
         params = jax.tree.map(lambda p: p[..., None], member)
         return ensemble_of_one.apply(params, inputs)[..., 0]
 
-    def apply(params: hk.Params, inputs: chex.Array, index: base.Index) -> chex.Array:
-        return members.apply_member(
+    def apply(
+        params: hk.Params, state: hk.State, inputs: chex.Array, index: base.Index
+    ) -> tuple[Output, hk.State]:
+        del state
+        out = members.apply_member(
             run_member, params, inputs, index, num_ensemble, axis=-1
         )
+        return out, {}
 
-    def init(rng_key: chex.PRNGKey, inputs: chex.Array, index: base.Index) -> hk.Params:
+    def init(
+        rng_key: chex.PRNGKey, inputs: chex.Array, index: base.Index
+    ) -> tuple[hk.Params, hk.State]:
         del index
-        return ensemble.init(rng_key, inputs)
+        return ensemble.init(rng_key, inputs), {}
 
-    return wrap_enn_no_state_as_enn(EnnNoState(apply, init, indexer))
+    return EnnArray(apply, init, indexer)
 
 
 def make_ensemble_mlp_with_prior_enn(

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from enn import _checks, _sharding, base
 from enn.networks.base import EnnArray, EnnNoState, Output
 from enn.networks.indexers import EnsembleIndexer, as_key
-from enn.networks.inputs import flat_inputs, init_once
+from enn.networks.inputs import check_transformed, flat_inputs, init_once
 from enn.networks.many_indices import members
 from enn.networks.many_indices.hoisting import depends_on_first
 from enn.networks.mlp import transformed_mlp
@@ -26,7 +26,6 @@ from enn.networks.priors import (
     PriorFn,
     make_random_feat_gp,
 )
-from enn.networks.utils import check_transformed, wrap_enn_as_enn_no_state
 
 
 class EnsembleWithState(EnnArray):
@@ -88,10 +87,17 @@ class Ensemble(EnnNoState):
         check_transformed(model)
         self.model = model
         self.num_ensemble = num_ensemble
-        with_state = hk.with_empty_state(model)
-        enn = wrap_enn_as_enn_no_state(EnsembleWithState(with_state, num_ensemble))
-        init = functools.partial(init_once, enn.init)
-        super().__init__(enn.apply, init, enn.indexer)
+        enn = EnsembleWithState(hk.with_empty_state(model), num_ensemble)
+
+        def apply(params: hk.Params, inputs: chex.Array, index: base.Index) -> Output:
+            return enn.apply(params, {}, inputs, index)[0]
+
+        def init(
+            rng_key: chex.PRNGKey, inputs: chex.Array, index: base.Index
+        ) -> hk.Params:
+            return init_once(enn.init, rng_key, inputs, index)[0]
+
+        super().__init__(apply, init, enn.indexer)
 
 
 class MemberIndex(NamedTuple):

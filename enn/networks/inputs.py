@@ -1,4 +1,4 @@
-"""What goes into a network: checked inputs and sizes, and parameters, drawn once."""
+"""What goes into a network: checked inputs, sizes and functions, parameters."""
 
 import contextlib
 import math
@@ -37,6 +37,18 @@ def check_equal_lengths(**sequences: Sequence[Any]) -> None:
     if len(set(lengths.values())) != 1 or 0 in lengths.values():
         found = ", ".join(f"{name} has {length}" for name, length in lengths.items())
         raise ValueError(f"One entry for each layer is needed: {found}.")
+
+
+def check_transformed(model: Any) -> None:
+    """Raises TypeError unless `model` is a pair of functions `init` and `apply`."""
+    names = ("init", "apply")
+    if isinstance(model, type) or not all(
+        callable(getattr(model, name, None)) for name in names
+    ):
+        raise TypeError(
+            "A pair of functions init and apply is needed, such as "
+            f"hk.without_apply_rng(hk.transform(net_fn)); got {model!r}."
+        )
 
 
 def flat_inputs(inputs: chex.Array) -> chex.Array:

@@ -21,40 +21,13 @@ from enn.networks.base import (
     InitNoState,
     Output,
     OutputWithPrior,
+    parse_to_output_with_prior,
+)
+from enn.networks.base import (
+    parse_net_output as parse_net_output,
 )
 from enn.networks.indexers import PrngIndexer, as_key
-from enn.networks.inputs import init_once, map_rows
-
-
-def parse_net_output(net_out: Output) -> chex.Array:
-    """Returns the predictions of an `OutputWithPrior`, or the plain array itself.
-
-    Raises:
-      TypeError: for a plain tuple.
-    """
-    _check_not_tuple(net_out)
-    return net_out.preds if isinstance(net_out, OutputWithPrior) else net_out
-
-
-def _check_not_tuple(net_out: Any) -> None:
-    if type(net_out) is tuple:
-        raise TypeError(
-            "The network must return an array [batch, num_outputs] or an "
-            f"OutputWithPrior, got a tuple of {len(net_out)}: put further outputs into "
-            "OutputWithPrior(train=..., extra={name: ...})."
-        )
-
-
-def parse_to_output_with_prior(net_out: Output) -> OutputWithPrior:
-    """Returns an `OutputWithPrior` as it is, and a plain array with a zero prior.
-
-    Raises:
-      TypeError: for a plain tuple.
-    """
-    _check_not_tuple(net_out)
-    if isinstance(net_out, OutputWithPrior):
-        return net_out
-    return OutputWithPrior(train=net_out, prior=jnp.zeros_like(net_out))
+from enn.networks.inputs import check_transformed, init_once, map_rows
 
 
 def scale_enn_output(enn: EnnArray, scale: float) -> EnnArray:
@@ -215,18 +188,6 @@ def _check_function(net_fn: Any) -> None:
         raise TypeError(
             "net_fn must be a function of inputs, got the class "
             f"{name}: pass lambda x: {name}(...)(x)."
-        )
-
-
-def check_transformed(model: Any) -> None:
-    """Raises TypeError unless `model` is a pair of functions `init` and `apply`."""
-    names = ("init", "apply")
-    if isinstance(model, type) or not all(
-        callable(getattr(model, name, None)) for name in names
-    ):
-        raise TypeError(
-            "A pair of functions init and apply is needed, such as "
-            f"hk.without_apply_rng(hk.transform(net_fn)); got {model!r}."
         )
 
 

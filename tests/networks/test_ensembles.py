@@ -505,16 +505,16 @@ def test_an_ensemble_of_any_network_is_its_members():
     for k, init_key in enumerate(jax.random.split(jax.random.key(0), 3)):
         one = jax.jit(enn.init)(init_key, x, own)
         jax.tree.map(
-            functools.partial(np.testing.assert_allclose, rtol=1e-6),
+            functools.partial(np.testing.assert_allclose, rtol=1e-4),
             jax.tree.map(lambda leaf, k=k: leaf[k], (params, state)),
             one,
         )
         out, new_state = jax.jit(ensemble.apply)(params, state, x, (k, own))
         expected, member_state = jax.jit(enn.apply)(*one, x, own)
-        np.testing.assert_allclose(out, expected, rtol=1e-5)
+        np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-6)
         for name, module in member_state.items():
             for leaf, value in module.items():
-                np.testing.assert_allclose(new_state[name][leaf][k], value, rtol=1e-5)
+                np.testing.assert_allclose(new_state[name][leaf][k], value, rtol=1e-4)
                 others = np.delete(new_state[name][leaf], k, axis=0)
                 same = np.delete(state[name][leaf], k, axis=0)
                 np.testing.assert_array_equal(others, same)
