@@ -97,10 +97,8 @@ def get_last_layer_kl_fn(
         names = {name for _, name, _ in hk.data_structures.traverse(params)}
         if "log_noise_std" in names:
             precision = at_least_float32(extra_output(out, "noise_std")) ** -2.0
-            count = dof + np.size(precision) + 1
-            kl = kl - 0.5 * jnp.sum(
-                count * jnp.log(precision) - noise_scale * precision
-            )
+            terms = (dof + precision.size + 1) * jnp.log(precision)
+            kl = kl - 0.5 * jnp.sum(terms - noise_scale * precision)
         return kl / num_samples
 
     return model_prior_kl_fn
