@@ -25,3 +25,13 @@ def test_multiswag_is_better_than_swag():
     run = runpy.run_path(str(EXAMPLES / "multiswag.py"))["run"]
     last, swag, multiswag = run(num_runs=2)
     assert 0 < multiswag < swag < last < 1
+
+
+def test_a_network_of_own_data_is_less_sure_where_it_is_wrong(tmp_path):
+    run = runpy.run_path(str(EXAMPLES / "own_data.py"))["run"]
+    step, frame = run(str(tmp_path), num_steps=1000)
+    assert step < 1000
+    right = frame["class"] == frame["label"]
+    assert 0.93 < right.mean() < 1
+    assert frame["total"][~right].mean() > 3 * frame["total"][right].mean()
+    assert (frame["epistemic"] < frame["total"]).all()
