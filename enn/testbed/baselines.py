@@ -1,6 +1,7 @@
 """Agents that are not networks: fixed predictions, scikit-learn's classifiers."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal
 
 import chex
@@ -33,7 +34,7 @@ def make_uniform_class_probs_agent(config: DummyConfig) -> TestbedAgent:
 
     def agent(data: Data, prior: PriorKnowledge) -> EpistemicSampler:
         classes = prior.num_classes
-        return lambda x, key: jnp.full([x.shape[0], classes], 1 / classes)
+        return _Certain(lambda x: jnp.full([x.shape[0], classes], 1 / classes))
 
     return agent
 
@@ -46,7 +47,7 @@ def make_average_class_probs_agent(config: DummyConfig) -> TestbedAgent:
         logits = (jnp.asarray(data.y) == classes[None]).mean(0, dtype=jnp.float32)
         if config.log_probs:
             logits = jnp.log(logits)
-        return lambda x, key: jnp.tile(logits, (x.shape[0], 1))
+        return _Certain(lambda x: jnp.tile(logits, (x.shape[0], 1)))
 
     return agent
 
@@ -117,18 +118,17 @@ def make_random_forest_agent(config: RandomForestConfig) -> TestbedAgent:
     return _classifier_agent(make_classifier)
 
 
-class _ClassifierSampler:
-    """The same log probabilities for every key, computed once for each input."""
+class _Certain:
+    """A sampler of one function, the same for every key."""
 
-    def __init__(self, classifier: Any):
-        self._classifier = classifier
+    def __init__(self, logits: Callable[[chex.Array], Any]):
+        self._logits = logits
 
-    def __call__(self, x: chex.Array, key: chex.PRNGKey) -> np.ndarray:
-        probs = self._classifier.predict_proba(np.asarray(x))
-        return np.log(np.clip(probs, 0.01, 0.99)).astype(np.float32)
+    def __call__(self, x: chex.Array, key: chex.PRNGKey) -> Any:
+        return self._logits(x)
 
     def sample_many(self, x: chex.Array, keys: chex.PRNGKey) -> np.ndarray:
-        logits = self(x, keys)
+        logits = np.asarray(self._logits(x))
         return np.broadcast_to(logits, (len(keys), *logits.shape))
 
 
@@ -139,6 +139,12 @@ def _classifier_agent(make_classifier: Any) -> TestbedAgent:
         origin = np.zeros([len(classes), prior.input_dim])
         x = np.concatenate([np.asarray(data.x), origin])
         y = np.concatenate([np.asarray(data.y)[:, 0], classes])
-        return _ClassifierSampler(make_classifier().fit(x, y))
+        classifier = make_classifier().fit(x, y)
+
+        def log_probs(x: chex.Array) -> np.ndarray:
+            probs = classifier.predict_proba(np.asarray(x))
+            return np.log(np.clip(probs, 0.01, 0.99)).astype(np.float32)
+
+        return _Certain(log_probs)
 
     return agent

@@ -324,7 +324,22 @@ def display_ranking_df(
       normalize_by: an agent. The published figure uses `"mlp"`, the published code
         uniform predictions. Without it the divisor is 1, with a warning.
     """
-    rows = data.df
+    return rank_rows(
+        data.df, display_cols, num_seed_per_class, tau=tau, normalize_by=normalize_by
+    )
+
+
+def rank_rows(
+    rows: Any,
+    display_cols: Sequence[str] = (),
+    num_seed_per_class: int = 10,
+    tau: int = 1,
+    normalize_by: str = _UNIFORM,
+) -> Any:
+    """Returns the ranking of `display_ranking_df` of a data frame of results.
+
+    Its columns are `agent_name`, `tau`, `seed`, `kl_estimate` and any others.
+    """
     rows = rows[rows.tau == tau]
     means = rows.groupby("agent_name").kl_estimate.mean()
     if normalize_by in means:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from enn.testbed import agents, baselines
+from enn.testbed import agents, baselines, posterior_agents
 from enn.testbed.base import TestbedAgent
 
 
@@ -125,6 +125,21 @@ _AGENTS: dict[str, PaperAgent] = {
         agents.EpinetConfig(),
         agents.make_epinet_agent,
         lambda: [agents.EpinetConfig()],
+    ),
+    "sgmcmc": PaperAgent(
+        posterior_agents.SGMCMCConfig(),
+        posterior_agents.make_sgmcmc_agent,
+        lambda: _grid(
+            posterior_agents.SGMCMCConfig(),
+            momentum_decay=[0.0, 0.9],
+            learning_rate=[1e-4, 5e-4, 1e-3, 5e-3],
+            prior_variance=[0.05, 0.1, 0.2],
+        ),
+    ),
+    "deep_kernel": PaperAgent(
+        posterior_agents.DeepKernelConfig(),
+        posterior_agents.make_deep_kernel_agent,
+        lambda: [posterior_agents.DeepKernelConfig()],
     ),
     "logistic_regression": PaperAgent(
         _LINEAR, agents.make_mlp_agent, lambda: _decays(_LINEAR)

@@ -193,3 +193,46 @@ def test_configurations_are_data():
     assert dataclasses.asdict(config)["prior_scale"] == 3.0
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.num_ensemble = 3
+
+
+def test_sgmcmc_samples_as_the_testbed_does(plane):
+    agent = testbed.make_agent(
+        "sgmcmc", num_batches=2000, burn_in_time=1000, model_saving_frequency=100
+    )
+    quality = testbed.run(agent, plane)
+    np.testing.assert_allclose(quality.kl_estimate, 0.1108430, rtol=5e-4)
+    np.testing.assert_allclose(quality.extra["kl_estimate_std"], 0.405168, rtol=5e-4)
+    np.testing.assert_allclose(quality.extra["test_acc"], 0.816184, atol=1e-6)
+    np.testing.assert_allclose(quality.extra["test_ece"], 0.056182, rtol=2e-3)
+    assert quality.extra["num_distinct_samples"] == 11
+    with pytest.raises(ValueError, match="leaves no sample of num_batches=2000"):
+        testbed.make_agent("sgmcmc", num_batches=2000)
+
+
+def test_deep_kernel_is_the_posterior_of_unit_features(plane):
+    data, prior = plane.train_data, plane.prior_knowledge
+    sampler = testbed.make_agent("deep_kernel", num_batches=20)(data, prior)
+    temperature, scale = 0.1, 2.0
+    s2 = 4 * temperature
+
+    def features(x):
+        f = np.asarray(x, float)
+        for layer in ("mlp/~/linear_0", "mlp/~/linear_1"):
+            w, b = (np.asarray(sampler.params[layer][name], float) for name in "wb")
+            f = np.maximum(f @ w + b, 0)
+        return f / (np.linalg.norm(f, axis=1, keepdims=True) + 1e-6)
+
+    zero = jnp.zeros(sampler.enn.indexer(jax.random.PRNGKey(0)).shape)
+    phi = features(data.x)
+    x = plane.data_sampler.test_x[:3]
+    precision = s2 * np.eye(phi.shape[1]) + phi.T @ phi
+    expected = features(x) @ np.linalg.solve(precision, features(x).T)
+    expected *= scale**2 * s2 / (10 * temperature)
+
+    def class_0(z):
+        return networks.parse_net_output(
+            sampler.enn.apply(sampler.params, sampler.state, x, z)[0]
+        )[:, 0]
+
+    slopes = jax.jacobian(class_0)(zero)
+    np.testing.assert_allclose(slopes @ slopes.T, expected, rtol=1e-3, atol=1e-4)
