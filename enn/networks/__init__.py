@@ -72,6 +72,11 @@ from enn.networks.last_layer.linear_hyper_head import (
     LinearHyperHead,
     make_linear_hyper_mlp_enn,
 )
+from enn.networks.last_layer.sngp import (
+    RandomFourierFeatures,
+    SpectralLinear,
+    make_sngp_mlp_enn,
+)
 from enn.networks.last_layer.vbll import VariationalLastLayer, make_vbll_mlp_enn
 from enn.networks.lenet import EnsembleLeNet5ENN, LeNet5
 from enn.networks.mlp import ExposedMLP, ProjectedMLP
@@ -167,6 +172,7 @@ __all__ = [
     "PriorMLPIndependentLayers",
     "PrngIndexer",
     "ProjectedMLP",
+    "RandomFourierFeatures",
     "ResBlockV1",
     "ResBlockV2",
     "ResNet",
@@ -175,6 +181,7 @@ __all__ = [
     "ResnetMlpPrior",
     "ScaledGaussianIndexer",
     "SignedAxisIndexer",
+    "SpectralLinear",
     "SphereIndexer",
     "VariationalLastLayer",
     "add_learned_scale",
@@ -208,6 +215,7 @@ __all__ = [
     "make_null_prior",
     "make_optimized_forward",
     "make_random_feat_gp",
+    "make_sngp_mlp_enn",
     "make_vbll_mlp_enn",
     "marginal_variance",
     "parse_net_output",

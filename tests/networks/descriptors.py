@@ -339,6 +339,7 @@ DESCRIPTORS = [
     Descriptor("epinet_ensemble", _epinet_ensemble, X),
     Descriptor("bert_ensemble", _bert_ensemble, TOKENS, 6),
     Descriptor("gaussian_last_layer", _gaussian_last_layer, X),
+    Descriptor("sngp_mlp", lambda: networks.make_sngp_mlp_enn([4, 2], 8), X),
     Descriptor("vbll_mlp", lambda: networks.make_vbll_mlp_enn([4, 2]), X),
     Descriptor(
         "linear_hyper_mlp", lambda: networks.make_linear_hyper_mlp_enn([4, 2], 3), X
