@@ -124,13 +124,14 @@ def label_log_likelihoods(logits: chex.Array, labels: chex.Array) -> jax.Array:
 @jax.jit
 def _log_likelihoods(logits: chex.Array, labels: chex.Array) -> jax.Array:
     # log_softmax, but picked before it is normalised: no array of all classes is made.
-    # The largest entries add exp 0 = 1 to the normaliser, and one is left for log1p.
+    # The largest entry adds exp 0 = 1 to the normaliser, which is left for log1p. It is
+    # known by its place: in a larger program, logits are rounded anew at each use, and
+    # the largest may differ from the maximum in its last digit.
     logits = at_least_float32(logits)
     shifted = logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
-    is_largest = shifted == 0
+    is_largest = jax.nn.one_hot(logits.argmax(axis=-1), logits.shape[-1])
     others = pairwise_sum(jnp.exp(shifted) - is_largest, -1)
-    num_others = is_largest.sum(axis=-1) - 1
-    return at_labels(shifted, labels) - jnp.log1p(num_others + others)
+    return at_labels(shifted, labels) - jnp.log1p(others)
 
 
 @jax.jit

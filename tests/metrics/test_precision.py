@@ -14,7 +14,7 @@ import scipy.special
 import scipy.stats
 
 from enn import active_learning, metrics
-from enn.metrics import marginal
+from enn.metrics import likelihood, marginal
 from tests.support.batches import normal
 
 KEY = jax.random.key(0)
@@ -238,3 +238,17 @@ def test_running_means_keep_their_digits(batch):
     )
     state, _ = jax.lax.scan(step, metrics.MetricsState(), losses.reshape(-1, batch))
     np.testing.assert_allclose(state.value, losses.astype(float).mean(), rtol=1e-6)
+
+
+def test_logits_may_be_the_result_of_the_same_program():
+    """Compiled with less optimisation, the largest logit was lost: it was rounded
+    differently from the maximum that it was compared with."""
+    logits = np.random.default_rng(0).normal(size=[1, 10, 3]).astype(np.float32)
+    labels = np.arange(10)[:, None] % 3
+
+    def at(temperature):
+        return likelihood.label_log_likelihoods(logits / temperature, labels)
+
+    expected = scipy.special.log_softmax(logits.astype(float) / 0.67, -1)
+    expected = expected[:, np.arange(10), labels[:, 0]]
+    np.testing.assert_allclose(jax.jit(at)(0.67), expected, rtol=1e-5)
