@@ -148,14 +148,19 @@ def draw_swag_samples(
     _checks.positive_int("num_samples", num_samples)
     if _checks.is_concrete(scale) and not scale >= 0:
         raise ValueError(f"scale must be >= 0, got {scale}.")
-    means, structure = jax.tree.flatten(moments.mean)
-    num_deviations = len(jax.tree.leaves(moments.deviations)[0])
+    keys = jax.random.split(key, num_samples)
+    return _draw(moments.mean, moments.variance, moments.deviations, keys, scale)
 
-    def draw(key: chex.PRNGKey) -> Any:
+
+@jax.jit
+def _draw(mean: Any, variance: Any, deviations: Any, keys: Any, scale: Any) -> Any:
+    means, structure = jax.tree.flatten(mean)
+    num_deviations = len(jax.tree.leaves(deviations)[0])
+
+    def draw_one(key: chex.PRNGKey) -> Any:
         low_rank_key, diagonal_key = jax.random.split(key)
         dtype = jnp.result_type(*means)
         w = jax.random.normal(low_rank_key, [num_deviations], dtype)
-        keys = jax.random.split(diagonal_key, len(means))
 
         def draw_leaf(m: Any, v: Any, d: Any, key: chex.PRNGKey) -> jax.Array:
             z = jax.random.normal(key, m.shape, m.dtype)
@@ -163,12 +168,11 @@ def draw_swag_samples(
             sample = m + jnp.sqrt(scale) * (jnp.sqrt(v) * z + low_rank)
             return sample.astype(m.dtype)
 
-        keys = jax.tree.unflatten(structure, keys)
-        return jax.tree.map(
-            draw_leaf, moments.mean, moments.variance, moments.deviations, keys
-        )
+        leaf_keys = jax.random.split(diagonal_key, len(means))
+        leaf_keys = jax.tree.unflatten(structure, leaf_keys)
+        return jax.tree.map(draw_leaf, mean, variance, deviations, leaf_keys)
 
-    return jax.vmap(draw)(jax.random.split(key, num_samples))
+    return jax.vmap(draw_one)(keys)
 
 
 def _check_count(count: Any) -> None:
