@@ -12,6 +12,7 @@ from enn._metadata import __version__
 _SUBMODULES = (
     "active_learning",
     "base",
+    "calibration",
     "checkpoints",
     "data_noise",
     "datasets",
