@@ -116,10 +116,17 @@ def _problems(
     index = enn.indexer(jax.random.key(seed + 1))
     try:
         out, new_state = enn.apply(variables[0], variables[1], x, index)
-        preds = parse_net_output(out)  # pyrefly: ignore[bad-argument-type]
     except Exception as error:
         yield "apply", f"it fails: {_words(error)}"
         return
+    if type(out) in (tuple, list, dict):
+        yield (
+            "output",
+            "apply must return an array or an OutputWithPrior, and the state; the "
+            f"output is a {type(out).__name__}.",
+        )
+        return
+    preds = parse_net_output(out)  # pyrefly: ignore[bad-argument-type]
     output_problem = _output_problem(preds, len(jax.tree.leaves(x)[0]))
     if output_problem:
         yield "output", output_problem
@@ -148,11 +155,6 @@ def _problems(
 
 
 def _output_problem(preds: Any, num_rows: int) -> str | None:
-    if type(preds) in (tuple, list, dict):
-        return (
-            "apply must return an array or an OutputWithPrior, and the state; the "
-            f"output is a {type(preds).__name__}."
-        )
     shape = np.shape(preds)
     if shape[:1] != (num_rows,):
         return (
