@@ -167,8 +167,9 @@ def test_hidden_layers_that_do_not_exist() -> None:
 
 
 def test_an_axis_of_devices() -> None:
-    batch = ArrayBatch(x=X[None], y=Y.T, data_index=np.arange(8)[None])
-    message = r"axis of devices, .* \[1, 8\]: .*train_data_parallelism=False"
+    # The rows of images that were transposed twice stand on their last axis.
+    batch = ArrayBatch(x=X.T[None], y=Y.T, data_index=np.arange(8)[None])
+    message = r"axis of devices, .* \[1, 8\], .*train_data_parallelism=False"
     one_line(ValueError, message, lambda: experiment(data=iter([batch])))
 
 

@@ -83,7 +83,7 @@ class Cifar(SmallImages):
     cutout: bool = False
     keep_image_size: bool = False
     num_train: int = 50_000
-    train_data_parallelism: bool = False
+    train_data_parallelism: bool = True
     eval_data_parallelism: bool = False
 
     @property

@@ -78,7 +78,7 @@ class Imagenet(StoredImages):
     enable_double_transpose: bool = True
     fake_data: bool = False
     num_train: int = MAX_NUM_TRAIN
-    train_data_parallelism: bool = False
+    train_data_parallelism: bool = True
     eval_data_parallelism: bool = False
 
     @property

@@ -51,7 +51,7 @@ class Mnist(SmallImages):
     train_batch: int = 128
     eval_batch: int = 100
     normalization_mode: str = "standard"
-    train_data_parallelism: bool = False
+    train_data_parallelism: bool = True
     eval_data_parallelism: bool = False
 
     @property

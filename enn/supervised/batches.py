@@ -71,8 +71,10 @@ def _passes(loader: Iterable[Any]) -> Iterator[Iterator[Any]]:
 def as_batch(batch: Any) -> Any:
     """Returns a pair or a dict as an `ArrayBatch` of arrays.
 
-    Tensors of other libraries become NumPy arrays. Trees of other kinds are returned as
-    they are, for losses that take them.
+    Tensors of other libraries become NumPy arrays. An axis of devices, which image data
+    sets give by default, becomes one with that of rows: experiments share rows out over
+    a mesh themselves. Trees of other kinds are returned as they are, for losses that
+    take them.
 
     Args:
       batch: `ArrayBatch`, `(x, y)`, or a dict of its fields or of `image` and `label`.
@@ -82,7 +84,7 @@ def as_batch(batch: Any) -> Any:
         not arrays.
     """
     if isinstance(batch, ArrayBatch):
-        return batch
+        return _merge_devices(batch) if _has_devices(batch) else batch
     if isinstance(batch, Mapping):
         fields = {_NAMES.get(str(name), name): batch[name] for name in batch}
         if not {"x", "y"} <= set(fields) <= set(_FIELDS):
@@ -102,6 +104,23 @@ def as_batch(batch: Any) -> Any:
     return ArrayBatch(**arrays)
 
 
+def _has_devices(batch: ArrayBatch) -> bool:
+    shape = np.shape(batch.data_index)  # [devices, batch], or [batch, 1] or [batch]
+    return len(shape) == 2 and shape[1] > 1
+
+
+def _merge_devices(batch: ArrayBatch) -> ArrayBatch:
+    lead = np.shape(batch.data_index)
+    leaves = jax.tree.leaves(batch)
+    if any(np.shape(leaf)[:2] != lead for leaf in leaves):
+        raise ValueError(
+            f"The batches have an axis of devices, with data_index {list(lead)}, and "
+            "rows on another axis of x: make the data set with "
+            "train_data_parallelism=False, and without a double transpose."
+        )
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
+
+
 def _to_arrays(name: str, value: Any) -> Any:
     if name != "x" and isinstance(value, list):
         return np.asarray(value)
@@ -118,7 +137,7 @@ def first_batch(dataset: Iterator[Any]) -> Any:
     """Returns the first training batch, with inputs `x`.
 
     Raises:
-      ValueError: if there is none, or if it has an axis of devices.
+      ValueError: if there is none.
       TypeError: if it has no `x`.
     """
     try:
@@ -129,13 +148,6 @@ def first_batch(dataset: Iterator[Any]) -> Any:
         ) from None
     if not hasattr(batch, "x"):
         raise TypeError(f"{_EXPECTED}, or init_x must be given; got a {_kind(batch)}.")
-    shape = getattr(getattr(batch, "data_index", None), "shape", ())
-    if len(shape) == 2 and shape[1] > 1:
-        raise ValueError(
-            f"The batches have an axis of devices, with data_index {list(shape)}: make "
-            "the data set with train_data_parallelism=False. Experiments share rows "
-            "out over a mesh."
-        )
     return batch
 
 

@@ -71,7 +71,7 @@ def test_fields_come_in_the_order_of_the_original_with_its_defaults(
         ("cutout", cutout),
         ("keep_image_size", cutout),
         ("num_train", 50_000),
-        ("train_data_parallelism", False),
+        ("train_data_parallelism", True),
         ("eval_data_parallelism", False),
     ]
     assert dataset.num_classes == variant.num_classes == variant.value
@@ -105,7 +105,7 @@ def test_training_crops_and_evaluation_does_not(source):
 def test_cifar100_keeps_the_size_and_reads_fine_labels(source):
     dataset = datasets.Cifar100(train_batch=8, source=source.parent / "cifar100")
     batch = next(dataset.train_dataset())
-    assert batch.x.shape == (8, 32, 32, 3)
+    assert batch.x.shape == (1, 8, 32, 32, 3)
     np.testing.assert_array_equal(batch.y, np.array(LABELS)[batch.data_index])
 
 

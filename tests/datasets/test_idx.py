@@ -53,7 +53,11 @@ def test_other_types_of_numbers(kind, dtype, wanted, tmp_path):
 def test_data_sets_read_them(source):
     for cls in (datasets.Mnist, datasets.FashionMnist):
         dataset = cls(
-            train_batch=6, eval_batch=5, normalization_mode="identity", source=source
+            train_batch=6,
+            eval_batch=5,
+            normalization_mode="identity",
+            train_data_parallelism=False,
+            source=source,
         )
         stream = dataset.train_dataset()
         batches = [next(stream) for _ in range(2)]

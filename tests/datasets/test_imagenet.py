@@ -56,7 +56,7 @@ def _normalised(image):
     return (image - np.array(imagenet.MEAN_RGB)) / np.array(imagenet.STDDEV_RGB)
 
 
-def test_fields_come_in_the_order_of_the_original():
+def test_fields_come_in_the_order_of_the_original_with_its_defaults():
     dataset = datasets.Imagenet()
     fields = stored.arguments(datasets.Imagenet)
     assert list(fields.items())[2:10] == [
@@ -66,7 +66,7 @@ def test_fields_come_in_the_order_of_the_original():
         ("enable_double_transpose", True),
         ("fake_data", False),
         ("num_train", 1281167),
-        ("train_data_parallelism", False),
+        ("train_data_parallelism", True),
         ("eval_data_parallelism", False),
     ]
     assert dataset.num_classes == 1000
@@ -290,11 +290,11 @@ def test_the_data_set_hands_its_fields_on(source):
     )
     train = dataset.train_dataset()
     assert train.state() == {"seed": 3, "num_data": 4, "position": 0}
-    assert next(train).x.shape == (4, 224, 224, 3)
+    assert next(train).x.shape == (1, 4, 224, 224, 3)
     evaluation = dataset.eval_datasets()["eval"]
     assert next(evaluation).x.shape == (3, 224, 224, 3)
     fake = datasets.Imagenet(fake_data=True, eval_data_parallelism=True)
-    assert next(fake.train_dataset()).x.shape == (128, 224, 224, 3)
+    assert next(fake.train_dataset()).x.shape == (1, 128, 224, 224, 3)
     assert next(fake.eval_datasets()["eval"]).x.shape == (1, 100, 224, 224, 3)
 
 

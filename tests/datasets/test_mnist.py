@@ -41,7 +41,7 @@ def _epoch(stream, num_batches=3):
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *batches)
 
 
-def test_fields_come_in_the_order_of_the_original():
+def test_fields_come_in_the_order_of_the_original_with_its_defaults():
     fields = stored.arguments(datasets.Mnist)
     assert list(fields)[:7] == [
         "train_ds_transformer",
@@ -52,7 +52,7 @@ def test_fields_come_in_the_order_of_the_original():
         "train_data_parallelism",
         "eval_data_parallelism",
     ]
-    assert list(fields.values())[2:7] == [128, 100, "standard", False, False]
+    assert list(fields.values())[2:7] == [128, 100, "standard", True, False]
     assert list(fields["eval_ds_transformers"]) == ["eval"]
     dataset = datasets.Mnist(reversed, {"some": list})
     assert dataset.train_ds_transformer is reversed

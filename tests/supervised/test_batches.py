@@ -131,3 +131,14 @@ def test_a_loader_starts_anew_in_the_middle_of_nothing() -> None:
             return iter(next(passes))
 
     assert len(list(batches.as_batches(Shrinking()))) == 4
+
+
+def test_an_axis_of_devices_becomes_one_with_that_of_rows() -> None:
+    rows = ArrayBatch(
+        x=np.arange(24.0).reshape(4, 3, 2), y=np.arange(4), data_index=np.arange(4)
+    )
+    shared = jax.tree.map(lambda leaf: leaf.reshape(2, 2, *leaf.shape[1:]), rows)
+    merged = batches.as_batch(shared)
+    for name in ("x", "y", "data_index"):
+        np.testing.assert_array_equal(merged[name], rows[name])
+    assert batches.as_batch(rows) is rows
