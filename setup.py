@@ -29,7 +29,6 @@ TEST = [
     "pytest>=8,<9",
     "pytest-xdist>=3",
     "hypothesis>=6",
-    "scipy>=1.13",
     "blackjax>=1.3",
     "dill>=0.3.8",
     "nbclient>=0.10",
@@ -55,6 +54,7 @@ setuptools.setup(
         "optax>=0.2.5",
         "chex>=0.1.90",
         "numpy>=1.26",
+        "scipy>=1.13",  # JAX needs it too.
         "tqdm>=4.66",
     ],
     extras_require={

@@ -111,6 +111,12 @@ class TestbedProblem(abc.ABC):
         """Returns how good the sampler's predictions are."""
 
 
+def stream_name() -> str:
+    """Returns the random stream in use: `"default"` or `"published"`."""
+    is_default = jax.config.jax_threefry_partitionable  # pyrefly: ignore[missing-attribute]
+    return "default" if is_default else "published"
+
+
 def run(agent: TestbedAgent, problem: TestbedProblem) -> ENNQuality:
     """Trains an agent on a problem, and returns how good its predictions are.
 

@@ -135,6 +135,15 @@ def make_weibull_sampler(input_dim: int) -> XGenerator:
     return generate
 
 
+def sample_labels(key: chex.PRNGKey, probs: jax.Array) -> jax.Array:
+    """Draws a class for each row of `[num, num_classes]`, as `[num, 1]`."""
+
+    def draw(key: chex.PRNGKey, p: jax.Array) -> jax.Array:
+        return jax.random.choice(key, len(p), (1,), p=p)
+
+    return jax.vmap(draw)(jax.random.split(key, len(probs)), probs)
+
+
 @functools.partial(jax.jit, static_argnames=("x_generator", "num"))
 def _sample(
     logit_fn: LogitFn, x_generator: XGenerator, num: int, key: chex.PRNGKey
@@ -142,11 +151,7 @@ def _sample(
     x_key, y_key = jax.random.split(key)
     x = x_generator(x_key, num)
     probs = jax.nn.softmax(logit_fn(x))
-
-    def draw(key: chex.PRNGKey, p: jax.Array) -> jax.Array:
-        return jax.random.choice(key, len(p), (1,), p=p)
-
-    y = jax.vmap(draw)(jax.random.split(y_key, num), probs)
+    y = sample_labels(y_key, probs)
     return Data(x, y), metrics.categorical_log_likelihood(probs, y)
 
 

@@ -19,13 +19,14 @@ import chex
 import haiku as hk
 import jax
 
-from enn.testbed import generative
+from enn.testbed import gaussian_processes, generative
 from enn.testbed.base import (
     Data,
     ENNQuality,
     EpistemicSampler,
     PriorKnowledge,
     TestbedProblem,
+    stream_name,
 )
 from enn.testbed.estimators import (
     CategoricalClusterKL,
@@ -34,6 +35,7 @@ from enn.testbed.estimators import (
     SampleBasedKL,
     add_classification_accuracy_ece,
 )
+from enn.testbed.gaussian_estimators import GaussianSampleKL
 
 _HIDDEN = 50
 
@@ -241,12 +243,6 @@ class SampleBasedTestbed(TestbedProblem):
         )
 
 
-def stream_name() -> str:
-    """Returns the random stream in use: `"default"` or `"published"`."""
-    is_default = jax.config.jax_threefry_partitionable  # pyrefly: ignore[missing-attribute]
-    return "default" if is_default else "published"
-
-
 def published_stream() -> contextlib.AbstractContextManager[Any]:
     """Returns the context in which ids name the problems of published results.
 
@@ -306,9 +302,42 @@ def problem_from_config(config: ProblemConfig, exact: bool = False) -> TestbedPr
 
     Args:
       config: the configuration.
-      exact: see `make_categorical_kl_estimator`.
+      exact: see `make_categorical_kl_estimator`; in Gaussian-process problems, whether
+        the posterior knows the noise (`relative_noise` of `GPRegression`).
     """
+    if config.prior_knowledge.num_classes == 1:
+        return _load_regression(config, exact)
     return problem_with_distribution_shift(config, None, exact)
+
+
+def _load_regression(config: ProblemConfig, exact: bool) -> TestbedProblem:
+    prior = config.prior_knowledge
+    if prior.noise_std is None:
+        raise ValueError("Regression needs noise_std, got None.")
+    rng = hk.PRNGSequence(jax.random.PRNGKey(config.seed, impl="threefry2x32"))
+    inputs = gaussian_processes.gaussian_data(
+        next(rng), prior.num_train, prior.input_dim, config.num_test_cache
+    )
+    settings = (*inputs, next(rng), prior.tau, prior.noise_std)
+    if config.epistemic_only:
+        return gaussian_processes.TestbedGPRegression(
+            gaussian_processes.GPRegression(
+                gaussian_processes.mlp_kernel, *settings, relative_noise=not exact
+            ),
+            prior,
+            next(rng),
+            config.num_enn_samples,
+        )
+    data_sampler = gaussian_processes.GPRegressionEnvLikelihood(
+        gaussian_processes.mlp_kernel, *settings
+    )
+    kl = GaussianSampleKL(
+        int(config.num_test_seeds / prior.tau) + 1,
+        config.num_enn_samples,
+        prior.noise_std,
+        next(rng),
+    )
+    return SampleBasedTestbed(data_sampler, kl, prior)
 
 
 def problem_with_distribution_shift(
