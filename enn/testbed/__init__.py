@@ -88,6 +88,13 @@ from enn.testbed.leaderboard import (
     load_entries_csv,
     problem_from_id_csv,
 )
+from enn.testbed.plots import (
+    generate_2d_plots,
+    plot_kl_by_setting,
+    plot_ranking,
+    sanity_1d,
+    sanity_plots,
+)
 from enn.testbed.problems import (
     CLASSIFICATION,
     CLASSIFICATION_2D,
@@ -183,6 +190,7 @@ __all__ = [
     "gaussian_data",
     "gaussian_log_likelihood",
     "gaussian_regression_loss",
+    "generate_2d_plots",
     "get_implemented_agents",
     "get_paper_agent",
     "join_metadata",
@@ -198,6 +206,8 @@ __all__ = [
     "mlp_kernel",
     "optimized_gaussian_ll",
     "parse_kl_estimates",
+    "plot_kl_by_setting",
+    "plot_ranking",
     "problem_from_config",
     "problem_from_id",
     "problem_from_id_csv",
@@ -207,5 +217,7 @@ __all__ = [
     "regularized_dropout_loss",
     "run",
     "sample_gaussian_data",
+    "sanity_1d",
+    "sanity_plots",
     "stream_name",
 ]
