@@ -2,6 +2,7 @@
 
 from enn.supervised.base import BaseExperiment
 from enn.supervised.loop import NonFiniteError
+from enn.supervised.many import ManyExperiments
 from enn.supervised.multiloss_experiment import (
     MultilossExperiment,
     MultilossTrainer,
@@ -15,6 +16,7 @@ from enn.supervised.testing import TestExperiment, make_test_experiment
 __all__ = [
     "BaseExperiment",
     "Experiment",
+    "ManyExperiments",
     "MultilossExperiment",
     "MultilossTrainer",
     "NonFiniteError",

@@ -1,7 +1,7 @@
 """Batches from what users have: pairs, dicts, loaders, data sets of Hugging Face."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +9,7 @@ import numpy as np
 
 from enn import _checks
 from enn.datasets.base import ArrayBatch
-from enn.datasets.in_memory import make_batch_iterator
+from enn.datasets.in_memory import BatchIterator, make_batch_iterator
 
 Data = ArrayBatch | Iterable[Any]
 """What an experiment trains on; see `as_batches`."""
@@ -131,6 +131,87 @@ def _to_arrays(name: str, value: Any) -> Any:
 
 def _kind(value: Any) -> str:
     return type(value).__name__
+
+
+class InMemorySideBySide(Iterator[ArrayBatch]):
+    """The batches of several iterators over arrays in memory, at once.
+
+    A batch has them stacked on a first axis; rows are counted through.
+
+    Attributes:
+      data: the rows of all, each iterator's after those of the one before.
+      batch_size: number of rows of all their batches together.
+
+    Args:
+      datasets: iterators with batches of one size, and rows of one shape.
+    """
+
+    def __init__(self, datasets: Sequence[BatchIterator]):
+        self._datasets = datasets
+        self.batch_size = sum(dataset.batch_size for dataset in datasets)
+        sizes = [len(dataset.data.y) for dataset in datasets]
+        self._starts = np.cumsum([0, *sizes[:-1]])
+        self.data = jax.tree.map(
+            lambda *leaves: np.concatenate(leaves), *[d.data for d in datasets]
+        )
+
+    def __next__(self) -> ArrayBatch:
+        rows = self.take_rows(1).reshape(len(self._datasets), -1)
+        return jax.tree.map(lambda leaf: leaf[rows], self.data)
+
+    def take_rows(self, num_batches: int) -> np.ndarray:
+        """Returns which rows the next batches hold, `[num_batches, batch_size]`."""
+        rows = [
+            start + dataset.take_rows(num_batches)
+            for start, dataset in zip(self._starts, self._datasets, strict=True)
+        ]
+        return np.concatenate(rows, axis=1)
+
+
+def side_by_side(datasets: Sequence[Iterator[Any]]) -> Iterator[Any]:
+    """Returns an iterator over the batches of several at once.
+
+    Returns:
+      An iterator whose batches are theirs, stacked on a new first axis; of iterators
+      over arrays in memory an `InMemorySideBySide`.
+
+    Raises:
+      ValueError: if batches of the data sets differ in structure or shape.
+    """
+    if all(type(dataset) is BatchIterator for dataset in datasets):
+        in_memory: Any = datasets
+        _check_alike([(d.batch_size, [d.data]) for d in in_memory], rows=True)
+        return InMemorySideBySide(in_memory)
+    return map(_stack, zip(*datasets, strict=False))
+
+
+def _stack(batches: Sequence[Any]) -> Any:
+    batches = [as_batch(batch) for batch in batches]
+    _check_alike(batches)
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+
+
+def _check_alike(trees: Sequence[Any], rows: bool = False) -> None:
+    """Raises ValueError unless all trees have the same structure and shapes.
+
+    Args:
+      trees: what to compare with the first.
+      rows: whether the number of rows may differ.
+    """
+
+    def signature(tree: Any) -> Any:
+        leaves, structure = jax.tree.flatten(tree)
+        shapes = [np.shape(leaf)[rows:] if np.ndim(leaf) else leaf for leaf in leaves]
+        return structure, shapes
+
+    first = signature(trees[0])
+    for i, tree in enumerate(trees):
+        if signature(tree) != first:
+            raise ValueError(
+                "The data sets of all runs must have batches of the same fields and "
+                f"shapes; those of run {i} have {signature(tree)[1]}, and those of "
+                f"run 0 have {first[1]}."
+            )
 
 
 def first_batch(dataset: Iterator[Any]) -> Any:

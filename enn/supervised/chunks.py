@@ -12,7 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from enn.datasets.in_memory import BatchIterator
-from enn.supervised.batches import as_batch
+from enn.supervised.batches import InMemorySideBySide, as_batch
 
 MAX_STEPS = 1024
 MAX_BYTES = 2**20
@@ -208,10 +208,10 @@ def agree(chunk: Chunk, steps_per_dispatch: int) -> tuple[Chunk, int]:
     return chunk, steps_per_dispatch
 
 
-def _fits(dataset: Iterator[Any]) -> bool:
+def _fits(dataset: Any) -> bool:
     # A subclass may change batches on their way.
     return (
-        type(dataset) is BatchIterator
+        type(dataset) in (BatchIterator, InMemorySideBySide)
         and sum(leaf.nbytes for leaf in jax.tree.leaves(dataset.data)) <= MAX_DATA_BYTES
     )
 

@@ -1,5 +1,6 @@
 """Many training steps in one dispatch, with the numbers of one step at a time."""
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 import optax
 
 from enn import _sharding, base
+from enn.datasets.base import ArrayBatch
 from enn.losses.base import LossFnArray
 from enn.networks.base import EnnArray
 from enn.supervised.chunks import Chunk
@@ -62,6 +64,15 @@ class Trained(NamedTuple):
     finite: chex.Array
 
 
+def check_over_indices(loss_fn: LossFnArray) -> None:
+    """Raises TypeError for a loss at a single index."""
+    if next(iter(inspect.signature(loss_fn).parameters), "") == "apply":
+        raise TypeError(
+            f"{loss_fn!r} is a loss at a single index: give the experiment "
+            "enn.losses.average_single_index_loss of it."
+        )
+
+
 @shared
 def purify(enn: EnnArray, loss_fn: LossFnArray) -> PureLoss:
     """Returns the loss of `enn` as a function `(params, state, batch, key)`.
@@ -85,6 +96,37 @@ def purify(enn: EnnArray, loss_fn: LossFnArray) -> PureLoss:
         return loss_fn(enn, params, state, batch, key)
 
     return pure_loss
+
+
+def check_loss(
+    pure_loss: PureLoss, state: TrainingState, batch: Any, key: chex.PRNGKey
+) -> int:
+    """Traces the loss once, so that bad data shows before training starts.
+
+    Labels stay concrete in the trace, which lets a loss look at their values.
+
+    Returns:
+      The number of bytes of the metrics of a step.
+    """
+
+    def traced(state: TrainingState, batch: Any, key: chex.PRNGKey) -> Any:
+        if isinstance(batch, ArrayBatch):
+            batch = dataclasses.replace(batch, y=labels)
+        return pure_loss(state.params, state.network_state, batch, key)
+
+    labels = getattr(batch, "y", None)
+    loss, (network_state, metrics) = jax.eval_shape(traced, state, batch, key)
+    if loss.shape != ():
+        raise ValueError(
+            f"loss_fn must return a scalar loss, got shape {list(loss.shape)}."
+        )
+    expected = jax.tree.structure(state.network_state)
+    if jax.tree.structure(network_state) != expected:
+        raise ValueError(
+            "loss_fn must return network state of the structure that enn.init "
+            f"gave, {expected}; got {jax.tree.structure(network_state)}."
+        )
+    return sum(m.size * m.dtype.itemsize for m in jax.tree.leaves(metrics))
 
 
 class TrainLoop:
@@ -127,9 +169,9 @@ class TrainLoop:
         everywhere = _sharding.replicated(mesh)
         self.compiled = jax.jit(
             functools.partial(
-                _train_chunk,
+                train_chunk,
                 # Each its own jit: finding the shapes of metrics traces it once.
-                [jax.jit(functools.partial(_update, f, optimizer)) for f in losses],
+                [jax.jit(functools.partial(sgd_update, f, optimizer)) for f in losses],
                 unrolled,
             ),
             out_shardings=shardings
@@ -181,7 +223,7 @@ class TrainLoop:
 shared_loop = shared(TrainLoop)
 
 
-def _train_chunk(
+def train_chunk(
     updates: Sequence[Callable[..., Any]],
     unrolled: bool,
     state: TrainingState,
@@ -189,9 +231,11 @@ def _train_chunk(
     data: list[Any],
     batches: list[Any],
     slots: list[Any],
-    first: chex.Array,
-    last: chex.Array,
+    first: chex.Array | int,
+    last: chex.Array | int,
 ) -> tuple[TrainingState, chex.PRNGKey, list[dict[str, chex.Array]], chex.Array]:
+    """Returns what `Trained` holds; see `TrainLoop` and `Chunk` for the arguments."""
+
     def batch_of(t: int, slot: chex.Array | int) -> Any:
         batch = jax.tree.map(lambda leaf: leaf[slot], batches[t])
         if data[t] is None:
@@ -248,10 +292,10 @@ def _train_chunk(
         carry = jax.lax.fori_loop(first, last, step, carry)
     state, key, metrics = carry
     losses = [m["loss"] for m in metrics if m]
-    return state, key, metrics, _all_finite((state.params, losses))
+    return state, key, metrics, all_finite((state.params, losses))
 
 
-def _update(
+def sgd_update(
     pure_loss: PureLoss,
     optimizer: optax.GradientTransformation,
     state: TrainingState,
@@ -290,6 +334,7 @@ def _cast(like: Any, *tree: Any) -> Any:
     )
 
 
-def _all_finite(tree: Any) -> chex.Array:
+def all_finite(tree: Any) -> chex.Array:
+    """Returns whether all numbers of all arrays are finite."""
     finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
     return jnp.array(finite, bool).all()

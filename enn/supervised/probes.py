@@ -7,6 +7,7 @@ that are saved; a network that predicts something else with them is another one.
 """
 
 import functools
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,6 +69,28 @@ def record(
     preds = _predict(enn, params, state, make_inputs(probe, inputs), mesh)
     rounded = [float(f"{v:.8g}") if np.isfinite(v) else None for v in preds]
     return {**probe, "predictions": rounded}
+
+
+def record_or_warn(
+    enn: EnnArray,
+    params: Any,
+    state: Any,
+    inputs: Any,
+    mesh: jax.sharding.Mesh | None = None,
+) -> dict[str, Any] | None:
+    """Returns what `record` does, or warns and returns None where it raises.
+
+    A network that takes some inputs only is no reason to lose a run.
+    """
+    try:
+        return record(enn, params, state, inputs, mesh)
+    except Exception as error:
+        warnings.warn(
+            "The network does not run at a few made-up inputs, so saves cannot tell it "
+            f"from others with the same parameters: {error}",
+            stacklevel=5,
+        )
+        return None
 
 
 def make_inputs(probe: Mapping[str, Any], like: Any = None) -> Any:

@@ -4,8 +4,6 @@ import dataclasses
 import os
 import pathlib
 import signal
-import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar, cast
 
@@ -18,7 +16,6 @@ import tqdm
 
 from enn import _checks, _sharding
 from enn import loggers as enn_loggers
-from enn.datasets.base import ArrayBatch
 from enn.networks.base import EnnArray, Output
 from enn.supervised import batches, interrupts, probes, programs
 from enn.supervised.base import check_network
@@ -29,13 +26,13 @@ from enn.supervised.loop import (
     PureLoss,
     Trained,
     TrainingState,
+    check_loss,
     shared_loop,
     type_of,
     types_of,
 )
+from enn.supervised.pace import Pace
 from enn.supervised.saving import Saves, has_position
-
-_SECONDS_PER_DISPATCH = 0.5
 
 T = TypeVar("T")
 Callback = Callable[[TrainingState, int], Any]
@@ -151,8 +148,8 @@ class TrainingRun:
         if self._is_silent:
             self.logger = enn_loggers.NullLogger()
         self._evaluate = evaluate
-        self._train_log_freq = _log_freq("train_log_freq", train_log_freq)
-        eval_log_freq = _log_freq("eval_log_freq", eval_log_freq)
+        self._train_log_freq = log_freq("train_log_freq", train_log_freq)
+        eval_log_freq = log_freq("eval_log_freq", eval_log_freq)
         self._eval_freq = eval_log_freq if evaluate is not None else None
         _checks.positive_int("callback_every", callback_every)
         self._callback = callback or _carry_on
@@ -203,7 +200,7 @@ class TrainingRun:
             step_bytes,
             keeps_data=self.mesh is None,
         )
-        self._pace = _Pace()
+        self._pace = Pace()
         self._settled: Any = None
         self._pending: _Pending | None = None
         trained = {f"training data set {i}": t.dataset for i, t in enumerate(trainers)}
@@ -427,15 +424,8 @@ class TrainingRun:
         self._saves.write(root, self.step, self.state, self._key(), self._probe(), keep)
 
     def _probe(self) -> dict[str, Any] | None:
-        try:
-            return probes.record(self.enn, *self.state[:2], self._inputs, self.mesh)
-        except Exception as error:  # No reason to lose a run.
-            warnings.warn(
-                "The network does not run at a few made-up inputs, so saves cannot "
-                f"tell it from others with the same parameters: {error}",
-                stacklevel=4,
-            )
-            return None
+        params, state, _ = self.state
+        return probes.record_or_warn(self.enn, params, state, self._inputs, self.mesh)
 
     def _check_probe(self, probe: Any, state: TrainingState) -> None:
         inputs = probes.make_inputs(probe, self._inputs)
@@ -454,36 +444,10 @@ class TrainingRun:
         self.rng.replace_internal_state((key, ()))
 
     def _check_loss(self, pure_loss: PureLoss, batch: Any) -> int:
-        """Traces the loss once, so that bad data shows before training starts.
-
-        Labels stay concrete in the trace, which lets a loss look at their values.
-
-        Returns:
-          The number of bytes of the metrics of a step.
-        """
-
-        def traced(state: TrainingState, batch: Any, key: chex.PRNGKey) -> Any:
-            if isinstance(batch, ArrayBatch):
-                batch = dataclasses.replace(batch, y=labels)
-            return pure_loss(state.params, state.network_state, batch, key)
-
-        labels = getattr(batch, "y", None)
+        """Returns the number of bytes of the metrics of a step."""
         key, _ = self.rng.internal_state
         with _sharding.on_mesh(self.mesh):
-            loss, (network_state, metrics) = jax.eval_shape(
-                traced, self.state, batch, key
-            )
-        if loss.shape != ():
-            raise ValueError(
-                f"loss_fn must return a scalar loss, got shape {list(loss.shape)}."
-            )
-        expected = jax.tree.structure(self.state.network_state)
-        if jax.tree.structure(network_state) != expected:
-            raise ValueError(
-                "loss_fn must return network state of the structure that enn.init "
-                f"gave, {expected}; got {jax.tree.structure(network_state)}."
-            )
-        return sum(m.size * m.dtype.itemsize for m in jax.tree.leaves(metrics))
+            return check_loss(pure_loss, self.state, batch, key)
 
 
 @dataclasses.dataclass
@@ -503,32 +467,6 @@ class _Pending:
     trained: Trained
 
 
-class _Pace:
-    """How many steps go into a dispatch, so that it takes about half a second.
-
-    Attributes:
-      steps: how many go into the next one.
-      wanted: how many would be right. Several processes take the least of all.
-    """
-
-    def __init__(self) -> None:
-        self.steps = self.wanted = 1
-        self.start()
-
-    def start(self) -> None:
-        """Starts the clock."""
-        self._noted_at, self._running_steps = time.monotonic(), 0
-
-    def note(self, num_steps: int) -> None:
-        """Notes that a dispatch has started, and that the one before has finished."""
-        now = time.monotonic()
-        if self._running_steps:
-            rate = self._running_steps / (now - self._noted_at)
-            wanted = min(rate * _SECONDS_PER_DISPATCH, 8 * self.steps, MAX_STEPS)
-            self.wanted = max(int(wanted), 1)
-        self._noted_at, self._running_steps = now, num_steps
-
-
 def _shardings(tree: Any) -> tuple[Any, tuple[jax.sharding.Sharding, ...]]:
     leaves, structure = jax.tree.flatten(tree)
     return structure, tuple(leaf.sharding for leaf in leaves)
@@ -540,5 +478,10 @@ def _shapes_of(tree: Any) -> Any:
     )
 
 
-def _log_freq(name: str, freq: int | None) -> int | None:
+def log_freq(name: str, freq: int | None) -> int | None:
+    """Returns a frequency of logging, or None for never.
+
+    Raises:
+      ValueError: unless it is an integer >= 0 or None.
+    """
     return _checks.positive_int(name, freq) if freq else None

@@ -1,0 +1,162 @@
+"""The compiled functions of many runs, with hyperparameters among their arguments."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import PartitionSpec
+
+from enn.losses.base import LossFnArray
+from enn.networks import forwarders
+from enn.networks.base import EnnArray, Output
+from enn.networks.indexers import draw_indices
+from enn.supervised.base import check_network
+from enn.supervised.initial import check_optimizer
+from enn.supervised.loop import (
+    PureLoss,
+    TrainingState,
+    all_finite,
+    check_over_indices,
+    sgd_update,
+    train_chunk,
+)
+from enn.supervised.programs import shared
+
+Hyper = Any
+"""Hyperparameters of a run: a tree of numbers, usually a dict of them by name."""
+
+
+class ManyPrograms:
+    """Functions of all runs; see `ManyExperiments` for the arguments.
+
+    Each runs device by device, then group by group of `runs_at_once`, so that what one
+    run needs stays in the cache of a CPU while it makes its steps.
+    """
+
+    def __init__(
+        self,
+        make_enn: Callable[[Hyper], EnnArray],
+        make_loss: Callable[[EnnArray, Hyper], LossFnArray],
+        make_optimizer: Callable[[Hyper], optax.GradientTransformation],
+        mesh: jax.sharding.Mesh | None,
+        runs_at_once: int,
+    ):
+        self._make = make_enn, make_loss, make_optimizer
+        self._mesh, self._runs_at_once = mesh, runs_at_once
+        self.init = jax.jit(self._init, static_argnames="own")
+        self.train = jax.jit(self._train, static_argnames="own")
+        self.predict = jax.jit(self._predict)
+        self.sample = jax.jit(self._sample, static_argnames="num")
+        self.split = jax.jit(jax.vmap(lambda key: tuple(jax.random.split(key))))
+        self.finite = jax.jit(jax.vmap(all_finite))
+
+    def parts(self, hyper: Hyper) -> tuple[EnnArray, PureLoss, Any]:
+        """Returns network, loss and optimiser of one run."""
+        make_enn, make_loss, make_optimizer = self._make
+        enn = make_enn(hyper)
+        check_network(enn)
+        loss_fn = make_loss(enn, hyper)
+        check_over_indices(loss_fn)
+        optimizer = make_optimizer(hyper)
+        check_optimizer(optimizer)
+        return enn, functools.partial(loss_fn, enn), optimizer
+
+    def _over_runs(self, fn: Callable[..., Any], mapped: Any, given: Any) -> Any:
+        """Returns `fn(entry of mapped, given)` for all runs, stacked."""
+
+        def on_device(mapped: Any, given: Any) -> Any:
+            few = self._runs_at_once if self._runs_at_once > 1 else None
+            return jax.lax.map(lambda one: fn(one, given), mapped, batch_size=few)
+
+        if self._mesh is None:
+            return on_device(mapped, given)
+        spec = over_runs(self._mesh)
+        return jax.shard_map(
+            on_device,
+            mesh=self._mesh,
+            in_specs=(spec, PartitionSpec()),
+            out_specs=spec,
+            check_vma=False,
+        )(mapped, given)
+
+    def _init(self, hypers: Hyper, keys: Any, inputs: Any, own: bool) -> Any:
+        def init(run: Any, given: Any) -> tuple[TrainingState, chex.PRNGKey]:
+            hyper, key, own_inputs = run
+            inputs = own_inputs if own else given
+            enn, _, optimizer = self.parts(hyper)
+            key, index_key = jax.random.split(key)
+            key, init_key = jax.random.split(key)
+            params, state = enn.init(init_key, inputs, enn.indexer(index_key))
+            return TrainingState(params, state, optimizer.init(params)), key
+
+        own_inputs, given = (inputs, None) if own else (None, inputs)
+        return self._over_runs(init, (hypers, keys, own_inputs), given)
+
+    def _train(
+        self,
+        hypers: Hyper,
+        state: TrainingState,
+        keys: chex.PRNGKey,
+        data: Any,
+        batch: Any,
+        num_steps: chex.Array,
+        own: bool,
+    ) -> Any:
+        def train(run: Any, given: Any) -> Any:
+            hyper, state, key, own_batch = run
+            data, batch, num_steps = given
+            _, pure_loss, optimizer = self.parts(hyper)
+            update = jax.jit(functools.partial(sgd_update, pure_loss, optimizer))
+            batch = own_batch if own else batch
+            chunk = [data], [batch], [None]
+            return train_chunk([update], False, state, key, *chunk, 0, num_steps)
+
+        own_batch = None
+        if own:
+            if data is not None:  # These are numbers of rows.
+                batch = batch.reshape(len(batch), len(keys), -1)
+            own_batch = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), batch)
+            batch = None
+        mapped = hypers, state, keys, own_batch
+        return self._over_runs(train, mapped, (data, batch, num_steps))
+
+    def _predict(
+        self, hypers: Hyper, state: TrainingState, inputs: Any, keys: Any
+    ) -> Output:
+        def predict(run: Any, inputs: Any) -> Output:
+            hyper, (params, state), key = run
+            enn, _, _ = self.parts(hyper)
+            return enn.apply(params, state, inputs, enn.indexer(key))[0]
+
+        return self._over_runs(predict, (hypers, state[:2], keys), inputs)
+
+    def _sample(
+        self, hypers: Hyper, state: TrainingState, inputs: Any, keys: Any, num: int
+    ) -> jax.Array:
+        def sample(run: Any, inputs: Any) -> chex.Array:
+            hyper, (params, state), key = run
+            enn, _, _ = self.parts(hyper)
+            indices = draw_indices(enn.indexer, key, num)
+            return forwarders.predict_at_indices(enn, params, state, inputs, indices)
+
+        return self._over_runs(sample, (hypers, state[:2], keys), inputs)
+
+    def update(self, hypers: Hyper, params: Any, opt_state: Any) -> Any:
+        """Returns the optimiser state after a step, for its types."""
+
+        def update(hyper: Hyper, params: Any, opt_state: Any) -> Any:
+            return self.parts(hyper)[2].update(params, opt_state, params)[1]
+
+        return jax.vmap(update)(hypers, params, opt_state)
+
+
+many_programs = shared(ManyPrograms)
+
+
+def over_runs(mesh: jax.sharding.Mesh) -> PartitionSpec:
+    """Returns the partition of arrays `[num_runs, ...]` over all devices."""
+    return PartitionSpec(mesh.axis_names)
