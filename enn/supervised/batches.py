@@ -105,13 +105,13 @@ def as_batch(batch: Any) -> Any:
 
 
 def _has_devices(batch: ArrayBatch) -> bool:
-    shape = np.shape(batch.data_index)  # [devices, batch], or [batch, 1] or [batch]
-    return len(shape) == 2 and shape[1] > 1
+    index = batch.data_index  # [devices, batch], or [batch, 1] or [batch]
+    return index is not None and len(index.shape) == 2 and index.shape[1] > 1
 
 
 def _merge_devices(batch: ArrayBatch) -> ArrayBatch:
-    lead = np.shape(batch.data_index)
     leaves = jax.tree.leaves(batch)
+    lead = jax.tree.leaves(batch.data_index)[0].shape
     if any(np.shape(leaf)[:2] != lead for leaf in leaves):
         raise ValueError(
             f"The batches have an axis of devices, with data_index {list(lead)}, and "

@@ -14,19 +14,12 @@ Reference: Osband et al., 2022, The Neural Testbed, https://arxiv.org/abs/2110.0
 
 from enn.testbed.agents import (
     BBBConfig,
-    EnnSampler,
     EnsembleConfig,
     EpinetConfig,
     HypermodelConfig,
     McDropoutConfig,
     MLPConfig,
-    VanillaEnnAgent,
-    VanillaEnnConfig,
     VanillaEnsembleConfig,
-    default_enn_loss,
-    default_enn_prior_loss,
-    gaussian_regression_loss,
-    regularized_dropout_loss,
 )
 from enn.testbed.base import (
     Data,
@@ -95,6 +88,7 @@ from enn.testbed.plots import (
     sanity_1d,
     sanity_plots,
 )
+from enn.testbed.posterior_agents import DeepKernelConfig, SGMCMCConfig
 from enn.testbed.problems import (
     CLASSIFICATION,
     CLASSIFICATION_2D,
@@ -124,6 +118,15 @@ from enn.testbed.registry import (
     get_paper_agent,
     make_agent,
 )
+from enn.testbed.vanilla import (
+    EnnSampler,
+    VanillaEnnAgent,
+    VanillaEnnConfig,
+    default_enn_loss,
+    default_enn_prior_loss,
+    gaussian_regression_loss,
+    regularized_dropout_loss,
+)
 
 __all__ = [
     "CLASSIFICATION",
@@ -141,6 +144,7 @@ __all__ = [
     "CategoricalKLSampledXSampledY",
     "ClassificationEnvLikelihood",
     "Data",
+    "DeepKernelConfig",
     "DummyConfig",
     "ENNQuality",
     "EnnSampler",
@@ -168,6 +172,7 @@ __all__ = [
     "ProblemConfig",
     "RandomForestConfig",
     "RandomProjection",
+    "SGMCMCConfig",
     "SampleBasedKL",
     "SampleBasedTestbed",
     "ShiftConfig",

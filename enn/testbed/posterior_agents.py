@@ -14,13 +14,9 @@ from enn import losses, networks, posteriors, supervised, utils
 from enn.datasets import ArrayBatch
 from enn.loggers import NullLogger
 from enn.networks.base import EnnArray
-from enn.testbed.agents import (
-    EnnSampler,
-    adapted_decay,
-    classification_loss,
-    temperature,
-)
+from enn.testbed.agents import adapted_decay, temperature
 from enn.testbed.base import Data, EpistemicSampler, PriorKnowledge, TestbedAgent
+from enn.testbed.vanilla import EnnSampler, classification_loss
 
 
 @dataclasses.dataclass(frozen=True)
