@@ -3,6 +3,10 @@
 import pathlib
 import runpy
 
+import numpy as np
+
+from enn import sweeps
+
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 
 
@@ -35,3 +39,14 @@ def test_a_network_of_own_data_is_less_sure_where_it_is_wrong(tmp_path):
     assert 0.93 < right.mean() < 1
     assert frame["total"][~right].mean() > 3 * frame["total"][right].mean()
     assert (frame["epistemic"] < frame["total"]).all()
+
+
+def test_a_sweep_finds_larger_priors_less_sure(tmp_path):
+    namespace = runpy.run_path(str(EXAMPLES / "sweep.py"))
+    task = {"hidden": 20, "seed": 0, "num_steps": 60}
+    sweeps.run_sweep(namespace["run_one"], [task], tmp_path, progress=False)
+    rows = sweeps.load(tmp_path)
+    np.testing.assert_allclose(rows["prior_scale"], [0.3, 1, 3] * 2, 1e-6)
+    far = rows["far_std"].reshape(2, 3)
+    assert (far[:, 2] > 2 * far[:, 0]).all()
+    assert (rows["far_std"] > rows["near_std"]).all()
