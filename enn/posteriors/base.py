@@ -125,7 +125,7 @@ def log_evidence(
 
 
 def best_prior_precision(
-    sums: Sums, eigenvalues: jax.Array, squared_norm: float
+    sums: Sums, eigenvalues: jax.Array, squared_norm: float | None
 ) -> float:
     """Returns the δ of `PRIOR_PRECISIONS` with the largest evidence.
 
@@ -134,7 +134,15 @@ def best_prior_precision(
       eigenvalues: of the curvature H. Those that are zero may be left out; those below
         zero are rounding errors.
       squared_norm: of the mode.
+
+    Raises:
+      ValueError: if that is unknown.
     """
+    if squared_norm is None:
+        raise ValueError(
+            "prior_precision='marginal_likelihood' needs the weights of the last "
+            "layer: name it by last_layer, or give a number."
+        )
 
     def evidence(delta: jax.Array) -> jax.Array:
         ratios = jnp.log1p(jnp.maximum(eigenvalues, 0) / delta)

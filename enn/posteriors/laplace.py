@@ -141,11 +141,6 @@ def fit_laplace(
             "Give either last_layer or parse_hidden, got "
             f"{'both' if last_layer else 'neither'}."
         )
-    if parse_hidden is not None and prior_precision == "marginal_likelihood":
-        raise ValueError(
-            "prior_precision='marginal_likelihood' needs the weights of the last "
-            "layer: name it by last_layer, or give a number."
-        )
     index = base_index(enn, index)
     exposed = enn if last_layer is None else expose_features(enn, last_layer)
     parse_features = parse_hidden or functools.partial(
@@ -198,21 +193,7 @@ def fit_laplace(
     sums = curvature.fold_rows(
         add, options.start(no_rows), (params, state), blocks, mesh
     )
-    delta = options.prior_precision
-    if delta == "marginal_likelihood":
-        eigenvalues = _eigenvalues(structure, sums, num_outputs)
-        delta = best_prior_precision(sums, eigenvalues, squared_norm)
-    factor = factor_from_precision(structure, _precision(structure, sums, delta))
-    arrays: dict[str, Any] = (
-        dict(factor) if isinstance(factor, Mapping) else {"factor": factor}
-    )
-    evidence = None
-    if squared_norm is not None:
-        log_det = _log_det(structure, arrays, num_outputs)
-        ratio = log_det - num_features * num_outputs * math.log(delta)
-        evidence = log_evidence(sums, ratio, delta, squared_norm)
-    *_, scaled = arrays
-    arrays[scaled] = math.sqrt(temperature) * arrays[scaled]
+    arrays, evidence = _solve(structure, sums, options, num_outputs, squared_norm)
     return Posterior(
         combine_base_epinet_as_enn(
             EnnCheckpoint("base", lambda: (params, state), lambda: exposed),
@@ -227,6 +208,31 @@ def fit_laplace(
         sums,
         float(sums["num_data"]),
     )
+
+
+def _solve(
+    structure: Structure,
+    sums: Sums,
+    options: FitOptions,
+    num_outputs: int,
+    squared_norm: float | None,
+) -> tuple[dict[str, Any], jax.Array | None]:
+    """Returns the arrays of the factor, and the evidence if the mode is known."""
+    delta = options.prior_precision
+    if delta == "marginal_likelihood":
+        eigenvalues = _eigenvalues(structure, sums, num_outputs)
+        delta = best_prior_precision(sums, eigenvalues, squared_norm)
+    factor = factor_from_precision(structure, _precision(structure, sums, delta))
+    arrays: dict[str, Any] = {"factor": factor}
+    if isinstance(factor, Mapping):
+        arrays = dict(factor)
+    evidence = None
+    if squared_norm is not None:
+        ratio = _log_det_ratio(structure, arrays, num_outputs, delta)
+        evidence = log_evidence(sums, ratio, delta, squared_norm)
+    *_, scaled = arrays
+    arrays[scaled] = math.sqrt(options.temperature) * arrays[scaled]
+    return arrays, evidence
 
 
 def _squared_norm(
@@ -286,14 +292,16 @@ def _eigenvalues(structure: Structure, sums: Sums, num_outputs: int) -> jax.Arra
     return jnp.tile(values, num_outputs) if structure == "shared" else values.ravel()
 
 
-def _log_det(
-    structure: Structure, factor: Mapping[str, Any], num_outputs: int
+def _log_det_ratio(
+    structure: Structure, factor: Mapping[str, Any], num_outputs: int, delta: float
 ) -> jax.Array:
-    """Returns log det of the precision, from the diagonals of its factor."""
+    """Returns log det(P / δ) of the precision P, from the diagonals of its factor."""
     *_, array = factor.values()
     if structure in ("diagonal", "kronecker"):
-        return -2 * jnp.sum(jnp.log(array))
-    if structure == "joint":
-        array = array.reshape(-1, array.shape[-1])
-    log_det = -2 * jnp.sum(jnp.log(jnp.diagonal(array, axis1=-2, axis2=-1)))
-    return num_outputs * log_det if structure == "shared" else log_det
+        roots = array
+    elif structure == "joint":
+        roots = jnp.diagonal(array.reshape(-1, array.shape[-1]))
+    else:
+        roots = jnp.diagonal(array, axis1=-2, axis2=-1)
+    ratio = -jnp.sum(2 * jnp.log(roots) + math.log(delta))
+    return num_outputs * ratio if structure == "shared" else ratio

@@ -28,7 +28,6 @@ def linear(num_outputs: int) -> networks.EnnArray:
     return networks.wrap_net_fn_as_enn(lambda x: hk.Linear(num_outputs)(x))
 
 
-def linear_params(w: Any, b: Any) -> dict[str, Any]:
+def linear_params(w: Any, b: Any, dtype: Any = np.float32) -> dict[str, Any]:
     """Returns the parameters of `linear`."""
-    dtype = np.result_type(np.float32)
     return {"linear": {"w": np.asarray(w, dtype), "b": np.asarray(b, dtype)}}

@@ -1,5 +1,8 @@
 """Laplace approximations of the last layer: closed forms, and what goes wrong."""
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import haiku as hk
@@ -244,6 +247,48 @@ def test_rows_on_a_mesh() -> None:
     posterior = _fit(LABELS, W, "categorical", mesh=mesh)
     _, expected = _moments(_fit(LABELS, W, "categorical"), TEST_X)
     np.testing.assert_allclose(_moments(posterior, TEST_X)[1], expected, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_rows_on_a_mesh_of_eight_devices() -> None:
+    flags = "--xla_force_host_platform_device_count=8"
+    env = {**os.environ, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}"}
+    test = f"{__file__}::{test_rows_on_a_mesh.__name__}"
+    command = [sys.executable, "-m", "pytest", "-q", test]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.strict
+@pytest.mark.parametrize("structure", ["joint", "per_output", "diagonal", "kronecker"])
+def test_closed_forms_in_float32_and_float64(structure: Any) -> None:
+    w, b = np.array([[1, -0.5, 0.2]]), np.array([0.3, 0, -0.4])
+    probs = np.exp(D1.x @ w + b)
+    probs = probs / probs.sum(axis=1, keepdims=True)
+    phi = np.hstack([D1.x, np.ones([5, 1])])
+    hessians = np.stack([np.diag(p) - np.outer(p, p) for p in probs])
+    curvature = np.einsum("nf,ng,ncd->fcgd", phi, phi, hessians)
+    if structure == "kronecker":
+        factors = phi.T @ phi / 5, hessians.sum(axis=0)
+        curvature = np.einsum("fg,cd->fcgd", *factors)
+    elif structure != "joint":
+        curvature = curvature * np.eye(3)[None, :, None, :]
+        if structure == "diagonal":
+            curvature = curvature * np.eye(2)[:, None, :, None]
+    covariance = np.linalg.inv(curvature.reshape(6, 6) + 2 * np.eye(6))
+    test = np.hstack([TEST_X, np.ones([2, 1])])
+    rows = np.einsum("bf,cd->bcfd", test, np.eye(3)).reshape(6, 6)
+    posterior = _fit(
+        LABELS,
+        linear_params(w, b, float),
+        "categorical",
+        structure=structure,
+        prior_precision=2.0,
+    )
+    rtol = 1e-9 if jnp.result_type(float) == np.float64 else 1e-5
+    _, found = _moments(posterior, TEST_X)
+    expected = rows @ covariance @ rows.T
+    np.testing.assert_allclose(found, expected, rtol, rtol / 100)
 
 
 def test_a_member_of_an_ensemble() -> None:

@@ -135,6 +135,25 @@ def test_operations_of_200_indices(
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
+def test_a_thousand_indices_cost_less_than_a_third_of_a_resnet(structure: Any) -> None:
+    config = networks.CanonicalResNets.RESNET_18.value
+    base = networks.EnsembleResNetENN(10, is_training=False, config=config)
+    images = jnp.zeros([64, 32, 32, 3])
+    layer = networks.GaussianLastLayer(64, 10, structure)
+    hidden = jnp.zeros([64, 64])
+    params, _ = layer.init(jax.random.key(0), hidden, 0, hidden)
+    indices = jnp.zeros([1000, layer.indexer.index_dim])
+
+    def at_indices(params: Any, hidden: Any, indices: Any) -> Any:
+        return jax.vmap(lambda z: layer.apply(params, {}, hidden, z, hidden)[0].train)(
+            indices
+        )
+
+    own = cost.flops(at_indices, params, hidden, indices)
+    assert own < 0.3 * cost.flops_at_indices(base, images, None)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
 def test_first_the_layer_has_its_prior(structure: Any) -> None:
     layer = networks.GaussianLastLayer(3, 2, structure, prior_precision=4.0)
     hidden = np.array([[1, 2, 0], [0, 0, 0]], np.float32)
