@@ -30,6 +30,7 @@ TEST = [
     "pytest-xdist>=3",
     "hypothesis>=6",
     "blackjax>=1.3",
+    "mapie>=1.6",
     "dill>=0.3.8",
     "nbclient>=0.10",
     "ipykernel>=6",

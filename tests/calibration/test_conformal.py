@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
+from sklearn import base
 
 from enn import calibration
 from tests.calibration.cases import LABELS, LOGITS
@@ -224,3 +225,42 @@ def test_half_precision_is_scored_in_float64() -> None:
     probs = jnp.array([[0.5, 0.25, 0.25]], jnp.bfloat16)
     scores = calibration.raps_scores(probs, penalty=1e-9)
     np.testing.assert_allclose(scores, [[0.5, 0.75 + 1e-9, 1 + 2e-9]], rtol=1e-15)
+
+
+class _Softmax(base.ClassifierMixin, base.BaseEstimator):
+    """A trained classifier whose inputs are its logits."""
+
+    classes_ = np.arange(4)
+
+    def fit(self, x: Any, y: Any) -> Any:
+        return self
+
+    def predict_proba(self, x: Any) -> Any:
+        return scipy.special.softmax(x, -1)
+
+    def predict(self, x: Any) -> Any:
+        return x.argmax(-1)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("score", ["lac", "aps"])
+@pytest.mark.parametrize("alpha", [0.1, 0.25])
+def test_quantiles_are_those_of_mapie(score: str, alpha: float) -> None:
+    mapie = pytest.importorskip("mapie.classification")
+    rng = np.random.default_rng(3)
+    logits, labels = rng.normal(size=[60, 4]), rng.integers(4, size=60)
+    oracle = mapie.SplitConformalClassifier(
+        _Softmax(), 1 - alpha, score, prefit=True, random_state=0
+    )
+    oracle.conformalize(logits, labels).predict_set(logits)
+    (expected,) = oracle._mapie_classifier.quantiles_
+    probs = scipy.special.softmax(logits, -1)
+    uniforms = np.random.RandomState(0).uniform(size=60)
+    scores = {
+        "lac": lambda: calibration.thr_scores(probs),
+        "aps": lambda: calibration.aps_scores(probs, uniforms),
+    }[score]()[np.arange(60), labels]
+    quantile = calibration.conformal_quantile(scores, alpha)
+    np.testing.assert_allclose(quantile, expected, rtol=1e-9)
