@@ -4,6 +4,7 @@ import pathlib
 import runpy
 
 import numpy as np
+import pytest
 
 from enn import sweeps
 
@@ -50,3 +51,11 @@ def test_a_sweep_finds_larger_priors_less_sure(tmp_path):
     far = rows["far_std"].reshape(2, 3)
     assert (far[:, 2] > 2 * far[:, 0]).all()
     assert (rows["far_std"] > rows["near_std"]).all()
+
+
+@pytest.mark.parametrize("name", ["laplace", "sngp", "vbll", "linear_hyper_head"])
+def test_last_layers_are_less_sure_far_from_the_data(name):
+    methods = runpy.run_path(str(EXAMPLES / "last_layers.py"))["METHODS"]
+    near, far = methods[name](num_steps=300)
+    assert 0 < near < 0.3
+    assert far > 4 * near

@@ -115,9 +115,12 @@ def make_linear_hyper_mlp_enn(
 
     >>> import numpy as np
     >>> from enn import data_noise, losses
+    >>> from enn.networks import SignedAxisIndexer
     >>> enn = make_linear_hyper_mlp_enn([64, 64, 1])
     >>> noise = data_noise.GaussianTargetNoise(enn, noise_std=0.01)
     >>> single_loss = losses.add_data_noise(losses.L2Loss(), noise)
+    >>> indices = SignedAxisIndexer(8).all_indices()  # Pairs of both signs.
+    >>> loss_fn = losses.average_over_indices(single_loss, indices)
     >>> key, x = jax.random.key(0), np.ones([2, 3])
     >>> params, state = enn.init(key, x, enn.indexer(key))
     >>> out, _ = enn.apply(params, state, x, enn.indexer(key))
