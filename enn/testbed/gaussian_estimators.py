@@ -46,12 +46,19 @@ def optimized_gaussian_ll(err: Array) -> jax.Array:
     return gaussian_log_likelihood(err, jnp.square(err).mean() * jnp.eye(len(err)))
 
 
+def gaussian_quality(kls: Array) -> ENNQuality:
+    """Returns `parse_kl_estimates` without the figures of classification."""
+    quality = parse_kl_estimates(kls)
+    extra = {k: v for k, v in (quality.extra or {}).items() if v is not None}
+    return ENNQuality(quality.kl_estimate, extra)
+
+
 def _estimate(kl_fn: Callable[[chex.PRNGKey], Array], keys: chex.PRNGKey) -> ENNQuality:
     try:
         kls = jax.jit(lambda keys: jax.lax.map(kl_fn, keys))(keys)
     except (jax.errors.JAXTypeError, jax.errors.JAXIndexError):
         kls = np.stack([kl_fn(key) for key in keys])
-    return parse_kl_estimates(kls)
+    return gaussian_quality(kls)
 
 
 class GaussianSampleKL:

@@ -27,8 +27,8 @@ from enn.testbed.base import (
     TestbedProblem,
     stream_name,
 )
-from enn.testbed.estimators import parse_kl_estimates, sample_logits
-from enn.testbed.gaussian_estimators import gaussian_log_likelihood
+from enn.testbed.estimators import sample_logits
+from enn.testbed.gaussian_estimators import gaussian_log_likelihood, gaussian_quality
 from enn.testbed.generative import GenerativeDataSampler, sample_labels
 
 KernelFn = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -406,7 +406,7 @@ class TestbedGPRegression(TestbedProblem):
         std, enn_std = std + self._ridge, enn_std + self._ridge
         variance = jnp.square(std) + jnp.square(mean - enn_mean)
         kl = jnp.log(enn_std / std) + variance / (2 * jnp.square(enn_std)) - 0.5
-        quality = parse_kl_estimates(kl)
+        quality = gaussian_quality(kl)
         return ENNQuality(
             quality.kl_estimate, {**(quality.extra or {}), "stream": stream_name()}
         )
