@@ -59,3 +59,11 @@ def test_last_layers_are_less_sure_far_from_the_data(name):
     near, far = methods[name](num_steps=300)
     assert 0 < near < 0.3
     assert far > 4 * near
+
+
+@pytest.mark.parametrize("library", ["flax", "haiku", "nnx", "equinox"])
+def test_an_epinet_lowers_the_joint_loss_of_a_trained_model(library):
+    path = EXAMPLES / f"epinet_on_{library}.py"
+    alone, with_epinet = runpy.run_path(str(path))["run"](num_steps=100)
+    assert with_epinet < 0.9 * alone < 20
+    assert len(path.read_text().splitlines()) <= 40

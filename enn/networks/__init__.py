@@ -40,6 +40,7 @@ from enn.networks.ensembles import (
     make_ensemble,
     make_mlp_ensemble_prior_fns,
 )
+from enn.networks.epinet.expose_features import expose_features
 from enn.networks.forwarders import EnnBatchFwd, make_batch_fwd, predict_at_indices
 from enn.networks.gaussian_enn import GaussianNoiseEnn, GaussianNoiseMLP
 from enn.networks.hypermodels import (
@@ -61,7 +62,6 @@ from enn.networks.indexers import (
     SignedAxisIndexer,
     SphereIndexer,
 )
-from enn.networks.last_layer.expose_features import expose_features
 from enn.networks.last_layer.gaussian_last_layer import (
     GaussianLastLayer,
     apply_factor,

@@ -22,14 +22,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from enn import _checks, base
-from enn.networks.base import EnnArray, EnnNoState, Output
-from enn.networks.inputs import check_equal_lengths, init_once, layer_sizes
-from enn.networks.mlp import ConcatMLP
-from enn.networks.utils import (
+from enn.networks.base import (
+    EnnArray,
+    EnnNoState,
+    Output,
     parse_net_output,
     parse_to_output_with_prior,
-    wrap_enn_no_state_as_enn,
 )
+from enn.networks.inputs import check_equal_lengths, init_once, layer_sizes
+from enn.networks.mlp import ConcatMLP
 
 PriorFn = Callable[[chex.Array, base.Index], chex.Array]
 """A fixed function `(inputs, index) -> [batch, num_outputs]`."""
@@ -144,9 +145,18 @@ class EnnNoStateWithAdditivePrior(EnnNoState):
     """As `EnnWithAdditivePrior`, for a network without network state."""
 
     def __init__(self, enn: EnnNoState, prior_fn: PriorFn, prior_scale: float = 1.0):
-        with_prior = EnnWithAdditivePrior(
-            wrap_enn_no_state_as_enn(enn), prior_fn, prior_scale
-        )
+        def apply_with_state(
+            params: hk.Params, state: hk.State, inputs: chex.Array, index: base.Index
+        ) -> tuple[Output, hk.State]:
+            return enn.apply(params, inputs, index), state
+
+        def init_with_state(
+            rng_key: chex.PRNGKey, inputs: chex.Array, index: base.Index
+        ) -> tuple[hk.Params, hk.State]:
+            return enn.init(rng_key, inputs, index), {}
+
+        with_state = EnnArray(apply_with_state, init_with_state, enn.indexer)
+        with_prior = EnnWithAdditivePrior(with_state, prior_fn, prior_scale)
 
         def apply(params: hk.Params, inputs: chex.Array, index: base.Index) -> Output:
             return with_prior.apply(params, {}, inputs, index)[0]

@@ -21,12 +21,12 @@ from enn import _checks, base
 from enn.networks.base import EnnArray
 from enn.networks.checkpoints import EnnCheckpoint
 from enn.networks.epinet.base import BaseHiddenParser, combine_base_epinet_as_enn
-from enn.networks.epinet.last_layer import parse_base_hidden
-from enn.networks.last_layer.expose_features import (
+from enn.networks.epinet.expose_features import (
     FEATURES,
     expose_features,
     run_to_last_layer,
 )
+from enn.networks.epinet.last_layer import parse_base_hidden
 from enn.networks.last_layer.gaussian_last_layer import (
     MODULE,
     Factor,

@@ -160,6 +160,19 @@ def _resnet_epinet() -> base.EpistemicNetwork:
     )
 
 
+def _flax_epinet() -> base.EpistemicNetwork:
+    net = linen.Sequential([linen.Dense(4), linen.Dense(2)])
+    return networks.epinet.add_epinet(
+        net,
+        jax.jit(net.init)(jax.random.key(5), X),
+        features="layers_1",
+        num_outputs=2,
+        index_dim=3,
+        epinet_hiddens=[4],
+        freeze_base=False,
+    )
+
+
 def _flax_ensemble() -> base.EpistemicNetwork:
     norm = linen.BatchNorm(use_running_average=False)
     net = linen.Sequential([linen.Dense(4), norm, linen.Dense(2)])
@@ -334,6 +347,7 @@ DESCRIPTORS = [
     ),
     Descriptor("samples", _samples, X),
     Descriptor("network_samples", _network_samples, X, batch_statistics=True),
+    Descriptor("flax_epinet", _flax_epinet, X),
     Descriptor("flax_ensemble", _flax_ensemble, X, batch_statistics=True),
     Descriptor("nnx_ensemble", _nnx_ensemble, X),
     Descriptor("epinet_ensemble", _epinet_ensemble, X),

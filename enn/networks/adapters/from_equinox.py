@@ -1,7 +1,7 @@
 """Equinox modules as epistemic networks."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import chex
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from enn import _extras, base
+from enn.networks.adapters.features import Spy, called_once, with_features
 from enn.networks.indexers import PrngIndexer, as_key
 
 
@@ -17,6 +18,7 @@ def from_equinox(
     make_module: Callable[[chex.PRNGKey], Any],
     indexer: base.EpistemicIndexer | None = None,
     axis_name: str = "batch",
+    last_layer: str | None = None,
 ) -> "EquinoxEnn":
     """Returns a network from a module of Equinox.
 
@@ -37,15 +39,18 @@ def from_equinox(
         PRNG key, given as the argument `key` to a module that has one. It is the
         same for all examples: so are dropout masks.
       axis_name: name of the batch axis, for layers such as `eqx.nn.BatchNorm`.
+      last_layer: name of a layer whose input becomes `extra["features"]` of the output,
+        a path such as `layers/1`; see `enn.networks.expose_features`.
 
     Returns:
       Network with the module's own output, stacked over the batch.
 
     Raises:
       ImportError: without Equinox, which the extra `equinox` installs.
-      ValueError: if `make_module` does not make an `eqx.Module`.
+      ValueError: if `make_module` does not make an `eqx.Module`; by `apply` if no layer
+        is named `last_layer`, or it is called more than once.
     """
-    return EquinoxEnn(make_module, indexer, axis_name)
+    return EquinoxEnn(make_module, indexer, axis_name, last_layer)
 
 
 class EquinoxEnn(base.EpistemicNetwork[Any, Any]):
@@ -56,6 +61,7 @@ class EquinoxEnn(base.EpistemicNetwork[Any, Any]):
         make_module: Callable[[chex.PRNGKey], Any],
         indexer: base.EpistemicIndexer | None,
         axis_name: str,
+        last_layer: str | None = None,
     ):
         eqx = _extras.require("equinox", "equinox")
         if isinstance(make_module, eqx.Module):
@@ -76,6 +82,7 @@ class EquinoxEnn(base.EpistemicNetwork[Any, Any]):
         self._make = make
         self._with_index = indexer is not None
         self._axis_name = axis_name
+        self._last_layer = last_layer
         template = eqx.filter_eval_shape(make, jax.random.key(0))
         call = inspect.signature(type(template[0]).__call__)
         self._with_key = indexer is None and "key" in call.parameters
@@ -115,9 +122,14 @@ class EquinoxEnn(base.EpistemicNetwork[Any, Any]):
         key_args = {"key": as_key(index)} if self._with_key else {}
 
         def call(example: Any, module_state: Any) -> tuple[Any, Any]:
-            if module_state is None:
-                return module(example, *index_args, **key_args), None
-            return module(example, *index_args, module_state, **key_args)
+            state_args = () if module_state is None else (module_state,)
+            spied, spy, names = _spied(module, self._last_layer)
+            out = spied(example, *index_args, *state_args, **key_args)
+            out, module_state = (out, None) if module_state is None else out
+            if spy is not None:
+                features = called_once(spy.seen, str(self._last_layer), names)
+                out = with_features(out, features)
+            return out, module_state
 
         out, module_state = jax.vmap(
             call, in_axes=(0, None), out_axes=(0, None), axis_name=self._axis_name
@@ -131,6 +143,33 @@ class EquinoxEnn(base.EpistemicNetwork[Any, Any]):
         del inputs, index
         arrays = self._split(self._make(rng_key))
         return jax.tree.map(lambda array: jnp.array(array, array.dtype), arrays)
+
+
+def _spied(module: Any, last_layer: str | None) -> tuple[Any, Spy | None, list[str]]:
+    """Returns `module` with a spy in place of `last_layer`, and names of its layers."""
+    if last_layer is None:
+        return module, None, []
+    eqx = _extras.require("equinox", "equinox")
+    layers = dict(_layers(eqx, module, ""))
+    if last_layer not in layers:
+        called_once([], last_layer, layers)
+    spy = Spy(layers[last_layer])
+    spied = eqx.tree_at(
+        lambda tree: dict(_layers(eqx, tree, ""))[last_layer], module, spy
+    )
+    return spied, spy, list(layers)
+
+
+def _layers(eqx: Any, module: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Yields all modules inside `module`, with their places."""
+    children, _ = jax.tree_util.tree_flatten_with_path(
+        module, is_leaf=lambda x: isinstance(x, eqx.Module) and x is not module
+    )
+    for path, child in children:
+        if isinstance(child, eqx.Module):
+            place = jax.tree_util.keystr(path, simple=True, separator="/")
+            yield prefix + place, child
+            yield from _layers(eqx, child, f"{prefix}{place}/")
 
 
 class _Place(NamedTuple):

@@ -7,6 +7,7 @@ import haiku as hk
 import jax
 
 from enn import _extras, base
+from enn.networks.adapters.features import called_once, with_features
 from enn.networks.indexers import PrngIndexer, as_key
 from enn.networks.inputs import map_rows
 
@@ -14,6 +15,7 @@ from enn.networks.inputs import map_rows
 def from_flax(
     module: Any,
     indexer: base.EpistemicIndexer | None = None,
+    last_layer: str | None = None,
     **call_kwargs: Any,
 ) -> base.EpistemicNetwork[Any, Any]:
     """Returns a network from a module of `flax.linen`.
@@ -30,6 +32,8 @@ def from_flax(
         unless the new state depends on the batch, as with batch normalisation in
         training: Flax then draws for every row, and `nn.Dropout(rate,
         broadcast_dims=(0,))` shares the masks.
+      last_layer: name of a layer whose input becomes `extra["features"]` of the output,
+        a path such as `block/Dense_1`; see `enn.networks.expose_features`.
       **call_kwargs: constant arguments of the module, such as `train=True`. Networks
         from one module that differ in these share their parameters and state.
 
@@ -38,7 +42,8 @@ def from_flax(
 
     Raises:
       ImportError: without Flax, which the extra `flax` installs.
-      ValueError: if `module` is not an instance of `flax.linen.Module`.
+      ValueError: if `module` is not an instance of `flax.linen.Module`; by `apply` if
+        no layer is named `last_layer`, or it is called more than once.
     """
     linen = _extras.require("flax.linen", "flax")
     if not isinstance(module, linen.Module):
@@ -58,15 +63,31 @@ def from_flax(
             # Flax draws from `params` for streams that have no key.
             rngs = {"dropout": key, "params": jax.random.fold_in(key, 1)}
 
-        def run(inputs: Any) -> tuple[Any, hk.State]:
-            out, updates = module.apply(
+        def call(inputs: Any) -> tuple[Any, hk.State]:
+            return module.apply(
                 {"params": params, **state},
                 *arguments(inputs, index),
                 rngs=rngs,
                 mutable=list(state),
                 **call_kwargs,
             )
-            return out, {**state, **updates}
+
+        def run(inputs: Any) -> tuple[Any, hk.State]:
+            if last_layer is None:
+                out, updates = call(inputs)
+                return out, {**state, **updates}
+            calls: dict[str, list[Any]] = {}
+
+            def note(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+                if context.method_name == "__call__":
+                    path = "/".join(context.module.path)
+                    calls.setdefault(path, []).append(args[0])
+                return call(*args, **kwargs)
+
+            with linen.intercept_methods(note):
+                out, updates = call(inputs)
+            features = called_once(calls.pop(last_layer, []), last_layer, calls)
+            return with_features(out, features), {**state, **updates}
 
         return map_rows(run, inputs) if rngs else run(inputs)
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from enn import _extras, base
+from enn.networks.adapters.features import Spy, called_once, with_features
 from enn.networks.indexers import PrngIndexer, as_key
 from enn.networks.inputs import map_rows
 
@@ -16,6 +17,7 @@ from enn.networks.inputs import map_rows
 def from_nnx(
     make_module: Callable[[Any], Any],
     indexer: base.EpistemicIndexer | None = None,
+    last_layer: str | None = None,
 ) -> base.EpistemicNetwork[Any, Any]:
     """Returns a network from a module of `flax.nnx`.
 
@@ -37,6 +39,8 @@ def from_nnx(
         state depends on the batch, as with batch normalisation in training: NNX then
         draws for every row, and `nnx.Dropout(rate, broadcast_dims=(0,), rngs=rngs)`
         shares the masks.
+      last_layer: name of a layer whose input becomes `extra["features"]` of the output,
+        a path such as `layers/1`; see `enn.networks.expose_features`.
 
     Returns:
       Network with the module's own output.
@@ -44,7 +48,8 @@ def from_nnx(
     Raises:
       ImportError: without Flax, which the extra `flax` installs.
       ValueError: if `make_module` does not make an `nnx.Module`; for a module with
-        random streams whose index is not a PRNG key.
+        random streams whose index is not a PRNG key; by `apply` if no layer is named
+        `last_layer`, or it is called more than once.
     """
     nnx = _extras.require("flax.nnx", "flax")
     kinds = (nnx.Param, nnx.RngKey, nnx.RngCount, nnx.Intermediate, ...)
@@ -90,7 +95,11 @@ def from_nnx(
                 *unused,
                 _fill(state_spec, state),
             )
-            out = module(inputs) if indexer is None else module(inputs, index)
+            args = (inputs,) if indexer is None else (inputs, index)
+            if last_layer is None:
+                out = module(*args)
+            else:
+                out = _call_with_features(nnx, module, last_layer, args)
             return out, {**state, **split(module)[1]}
 
         return map_rows(run, inputs) if keys_spec else run(inputs)
@@ -102,6 +111,27 @@ def from_nnx(
         return jax.tree.map(jnp.array, split(make(rng_key)))
 
     return base.EpistemicNetwork(apply, init, indexer or PrngIndexer())
+
+
+def _call_with_features(
+    nnx: Any, module: Any, last_layer: str, args: tuple[Any, ...]
+) -> Any:
+    """Returns the output of `module`, with what its `last_layer` saw."""
+    paths = {"/".join(map(str, path)): path for path, _ in nnx.iter_modules(module)}
+    if last_layer not in paths:
+        called_once([], last_layer, paths)
+    *place, name = paths[last_layer]
+    parent = module
+    for part in place:
+        parent = parent[part] if isinstance(part, int) else getattr(parent, part)
+    spy = Spy(parent[name] if isinstance(name, int) else getattr(parent, name))
+    put = parent.__setitem__ if isinstance(name, int) else parent.__setattr__
+    put(name, spy)
+    try:
+        out = module(*args)
+    finally:
+        put(name, spy.layer)
+    return with_features(out, called_once(spy.seen, last_layer, paths))
 
 
 def _fill(spec: Any, values: Mapping[str, Any]) -> Any:

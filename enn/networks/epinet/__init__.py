@@ -1,5 +1,6 @@
 """Epinets: networks that add uncertainty to a base network at small cost."""
 
+from enn.networks.epinet.add_epinet import add_epinet
 from enn.networks.epinet.base import (
     BaseHiddenParser,
     EpinetApplyWithState,
@@ -29,6 +30,7 @@ __all__ = [
     "MLPEpinetWithPrior",
     "ResnetFinalEpinet",
     "ResnetFinalEpinetConfig",
+    "add_epinet",
     "combine_base_epinet_as_enn",
     "combine_epinet_and_prior",
     "make_checkpoint_from_config",

@@ -1,6 +1,6 @@
 """Gaussian last layers: linear in features and index, on any base network."""
 
-from enn.networks.last_layer.expose_features import expose_features
+from enn.networks.epinet.expose_features import expose_features
 from enn.networks.last_layer.gaussian_last_layer import (
     Factor,
     GaussianLastLayer,

@@ -18,8 +18,8 @@ import numpy as np
 
 from enn import _checks
 from enn.networks.base import EnnArray, OutputWithPrior
+from enn.networks.epinet.expose_features import FEATURES
 from enn.networks.inputs import flat_inputs, layer_sizes
-from enn.networks.last_layer.expose_features import FEATURES
 from enn.networks.utils import wrap_net_fn_as_enn
 
 

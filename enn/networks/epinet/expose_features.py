@@ -4,14 +4,12 @@ from typing import Any
 
 import chex
 import haiku as hk
-import jax.numpy as jnp
 import numpy as np
 
 from enn import base
-from enn.networks.base import EnnArray, Output
-from enn.networks.utils import parse_to_output_with_prior
-
-FEATURES = "features"
+from enn.networks.adapters.features import FEATURES as FEATURES
+from enn.networks.adapters.features import called_once, with_features
+from enn.networks.base import EnnArray, Output, parse_to_output_with_prior
 
 
 def expose_features(enn: EnnArray, last_layer: str) -> EnnArray:
@@ -47,8 +45,7 @@ def expose_features(enn: EnnArray, last_layer: str) -> EnnArray:
         out, state, (features, _) = run_to_last_layer(
             enn, last_layer, params, state, inputs, index
         )
-        out = parse_to_output_with_prior(out)
-        return out._replace(extra={**out.extra, FEATURES: features}), state
+        return with_features(out, features), state
 
     return EnnArray(apply, enn.init, enn.indexer)
 
@@ -87,15 +84,11 @@ def run_to_last_layer(
 
     with hk.intercept_methods(intercept):
         out, state = enn.apply(params, state, inputs, index)
-    if len(seen) != 1:
-        raise ValueError(
-            f"last_layer must be a module that is called once, one of "
-            f"{sorted(called)}; {last_layer!r} is called {len(seen)} times."
-        )
+    features, own_params = called_once(seen, last_layer, called)
     batch = np.shape(parse_to_output_with_prior(out).train)[0]
-    if np.shape(seen[0][0])[:1] != (batch,):
+    if np.shape(features)[:1] != (batch,):
         raise ValueError(
             f"The input of {last_layer!r} must be a batch of {batch} rows, got shape "
-            f"{list(jnp.shape(seen[0][0]))}."
+            f"{list(np.shape(features))}."
         )
-    return out, state, seen[0]
+    return out, state, (features, own_params)
