@@ -1,7 +1,8 @@
-"""The testbed's command: `python -m enn.testbed run | rank | list`.
+"""The testbed's command: `python -m enn.testbed run | rank | plot | list`.
 
     python -m enn.testbed run --agent epinet --sweep classification_2d --out results
     python -m enn.testbed rank results
+    python -m enn.testbed plot results --out ranking.png
 
 A sweep is many tasks of `enn.sweeps`: one file a world, in which an agent trains once
 and is judged at each tau. Started again, it goes on where it stopped.
@@ -22,6 +23,7 @@ import jax
 from enn import _extras, sweeps
 from enn.testbed.base import TestbedAgent
 from enn.testbed.leaderboard import rank_rows
+from enn.testbed.plots import plot_ranking
 from enn.testbed.problems import (
     SETTINGS,
     ProblemConfig,
@@ -63,6 +65,7 @@ def run_task(task: dict[str, Any]) -> dict[str, list[Any]]:
 
 def _run_task(task: dict[str, Any]) -> dict[str, list[Any]]:
     config = SETTINGS[task["problem"]]
+    is_regression = config.prior_knowledge.num_classes == 1
     problem = problem_from_config(config)
     agent = resolve_agent(task["agent"], json.loads(task["options"]))
     started = time.monotonic()
@@ -70,7 +73,7 @@ def _run_task(task: dict[str, Any]) -> dict[str, list[Any]]:
     jax.block_until_ready(getattr(sampler, "params", None))
     train_seconds = time.monotonic() - started
     rows = []
-    for tau in map(int, task["taus"].split()):
+    for tau in [1] if is_regression else map(int, task["taus"].split()):
         started = time.monotonic()
         judge = problem_from_config(_at_tau(config, tau), exact=True)
         quality = judge.evaluate_quality(sampler)
@@ -162,14 +165,28 @@ def results_frame(directory: str) -> Any:
 
 def _table(directory: str, normalize_by: str) -> str:
     frame = results_frame(directory)
-    parts = []
+    titles = {
+        tau: f"tau {tau}, KL divergence of {one} = 1\n{ranking.to_string(index=False)}"
+        for tau, (one, ranking) in _rankings(frame, normalize_by).items()
+    }
+    return "\n\n".join(titles.values())
+
+
+def _rankings(frame: Any, normalize_by: str) -> dict[int, tuple[str, Any]]:
+    """Returns, by tau, the agent that scores 1 and the ranking."""
+    rankings = {}
     for tau, rows in frame.groupby("tau"):
         names = list(rows.agent_name)
         one = normalize_by if normalize_by in names else names[0]
-        ranking = rank_rows(rows, ["kl_estimate"], tau=tau, normalize_by=one)
-        title = f"tau {tau}, KL divergence of {one} = 1"
-        parts.append(f"{title}\n{ranking.to_string(index=False)}")
-    return "\n\n".join(parts)
+        table = rank_rows(rows, ["kl_estimate"], tau=tau, normalize_by=one)
+        rankings[int(tau)] = one, table
+    return rankings
+
+
+def _plot(args: argparse.Namespace) -> None:
+    rankings = _rankings(results_frame(args.results), args.normalize_by)
+    figure = plot_ranking({tau: table for tau, (_, table) in rankings.items()})
+    figure.savefig(args.out)
 
 
 def _list(args: argparse.Namespace) -> None:
@@ -181,7 +198,7 @@ def _list(args: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m enn.testbed", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    commands = parser.add_subparsers(required=True, metavar="run | rank | list")
+    commands = parser.add_subparsers(required=True, metavar="run | rank | plot | list")
     run = commands.add_parser("run", help="runs an agent on problems")
     run.add_argument("--agent", required=True, help="a name, or module:function")
     run.add_argument("--option", nargs="*", default=[], help="NAME=VALUE of the agent")
@@ -195,7 +212,11 @@ def _parser() -> argparse.ArgumentParser:
     rank = commands.add_parser("rank", help="ranks the agents in a folder")
     rank.add_argument("results")
     rank.set_defaults(command=_rank)
-    for subparser in (run, rank):
+    plot = commands.add_parser("plot", help="draws the agents in a folder")
+    plot.add_argument("results")
+    plot.add_argument("--out", required=True, help="file of the picture")
+    plot.set_defaults(command=_plot)
+    for subparser in (run, rank, plot):
         subparser.add_argument("--normalize-by", default="mlp")
     listing = commands.add_parser("list", help="lists agents and sweeps")
     listing.set_defaults(command=_list)

@@ -136,7 +136,16 @@ class VanillaEnnAgent:
 
 
 def classification_loss(num_classes: int) -> SingleLossFnArray:
-    """Returns the cross-entropy, with the error rate as the metric `acc`."""
+    """Returns the cross-entropy, with the error rate as the metric `acc`.
+
+    Raises:
+      ValueError: for regression.
+    """
+    if num_classes < 2:
+        raise ValueError(
+            "The benchmark's agents classify. For regression give VanillaEnnConfig your "
+            "network and a loss such as gaussian_regression_loss."
+        )
     return losses.combine_single_index_losses_as_metric(
         losses.XentLoss(num_classes), {"acc": losses.AccuracyErrorLoss(num_classes)}
     )

@@ -188,6 +188,12 @@ def test_regression_losses():
     np.testing.assert_allclose(noisy[1] - noisy[0], 0.1 * weights, rtol=1e-4)
 
 
+def test_agents_that_classify_say_so():
+    problem = testbed.problem_from_id("regression/0")
+    with pytest.raises(ValueError, match="such as gaussian_regression_loss"):
+        testbed.run(testbed.make_agent("mlp"), problem)
+
+
 def test_configurations_are_data():
     config = testbed.get_paper_agent("ensemble+").default
     assert dataclasses.asdict(config)["prior_scale"] == 3.0

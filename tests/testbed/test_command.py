@@ -44,6 +44,9 @@ def test_a_sweep_is_run_resumed_and_ranked(tmp_path, capsys, monkeypatch):
     table = capsys.readouterr().out
     assert f"tau 1, KL divergence of {UNIFORM} = 1" in table
     assert own + '{"logit": 1.0}' in table
+    picture = tmp_path / "ranking.png"
+    command.main(["plot", str(tmp_path), "--out", str(picture)])
+    assert picture.stat().st_size > 1000
 
 
 def test_large_tau_is_exact(tmp_path):
