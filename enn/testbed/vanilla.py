@@ -143,8 +143,8 @@ def classification_loss(num_classes: int) -> SingleLossFnArray:
     """
     if num_classes < 2:
         raise ValueError(
-            "The benchmark's agents classify. For regression give VanillaEnnConfig your "
-            "network and a loss such as gaussian_regression_loss."
+            "The benchmark's agents classify. For regression give VanillaEnnConfig "
+            "your network and a loss such as gaussian_regression_loss."
         )
     return losses.combine_single_index_losses_as_metric(
         losses.XentLoss(num_classes), {"acc": losses.AccuracyErrorLoss(num_classes)}
