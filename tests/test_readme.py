@@ -18,7 +18,7 @@ def test_readme_blocks_run_as_written(
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     # What is for several processes runs in those of `supervised.test_mesh`.
     blocks = [block for block in blocks if "jax.distributed" not in block]
-    assert len(blocks) == 8
+    assert len(blocks) == 9
     namespace: dict[str, object] = {}
     exec(blocks[0], namespace)
     rows = capsys.readouterr().out.splitlines()
