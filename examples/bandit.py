@@ -36,6 +36,4 @@ def run(num_steps: int = 300, num_actions: int = 20, seed: int = 0) -> np.ndarra
 
 if __name__ == "__main__":
     for step, regret in enumerate(np.split(run(), 10)):
-        print(
-            f"mean regret of steps {30 * step} to {30 * step + 29}: {regret.mean():.3f}"
-        )
+        print(f"steps {30 * step} to {30 * step + 29}: mean regret {regret.mean():.3f}")
