@@ -8,6 +8,8 @@ import pytest
 
 from enn import sweeps
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 
 

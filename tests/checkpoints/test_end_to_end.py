@@ -92,6 +92,7 @@ def _train(cifar: datasets.Cifar10) -> tuple[Any, Any]:
     return experiment.state.params, experiment.state.network_state
 
 
+@pytest.mark.slow
 def test_loaded_epinet_gives_the_logits_of_the_trained_one(
     cifar: datasets.Cifar10, server: Server, tmp_path: pathlib.Path
 ) -> None:

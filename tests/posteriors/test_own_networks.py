@@ -22,6 +22,8 @@ from enn.networks.bert import (
 )
 from tests.support import resnets
 
+pytestmark = pytest.mark.slow
+
 X = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
 LABELS = np.array([[0], [1], [1], [0], [1], [0]])
 FEATURES = {"parse_hidden": lambda out: out.extra["features"]}

@@ -17,6 +17,8 @@ from tests.support import resnets
 from tests.support.fast import compiled
 from tests.support.training import X, Y
 
+pytestmark = pytest.mark.slow
+
 
 def _flax() -> base.EpistemicNetwork:
     return networks.from_flax(

@@ -74,6 +74,7 @@ def assert_same_run(many: Any, run: int, alone: Any) -> None:
 
 
 @pytest.mark.parametrize("runs_at_once", [None, 3])
+@pytest.mark.slow
 def test_runs_on_the_same_data_train_as_alone(runs_at_once: int | None) -> None:
     many = make_many(runs_at_once=runs_at_once)
     many.train(12)
@@ -91,6 +92,7 @@ def test_runs_on_the_same_data_train_as_alone(runs_at_once: int | None) -> None:
 
 
 @pytest.mark.parametrize("make_dataset", [own_batches, own_stream])
+@pytest.mark.slow
 def test_runs_on_their_own_data_train_as_alone(
     make_dataset: Callable[[int], Any],
 ) -> None:
@@ -311,6 +313,7 @@ def test_a_mesh_trains_as_one_device(tmp_path: pathlib.Path) -> None:
     assert results["resumed"]["state"] == results["shared"]["state"]
 
 
+@pytest.mark.slow
 def test_a_mesh_of_one_device_holds_all_runs() -> None:
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ["data"])
     many = make_many(mesh=mesh)

@@ -28,7 +28,7 @@ GOLDEN = {
     "baseline:average_class_probs": (0.1784673, 0.414953, 0.849151, 0.159159, [[0.1, 0.9], [0.1, 0.9]]),
 }
 # fmt: on
-SLOW = {"ensemble", "ensemble+", "epinet", "bbb"}
+SLOW = {"ensemble", "ensemble+", "epinet", "bbb", "dropout"}
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +201,7 @@ def test_configurations_are_data():
         config.num_ensemble = 3
 
 
+@pytest.mark.slow
 def test_sgmcmc_samples_as_the_testbed_does(plane):
     agent = testbed.make_agent(
         "sgmcmc", num_batches=2000, burn_in_time=1000, model_saving_frequency=100

@@ -79,6 +79,7 @@ def test_bad_input_ends_in_one_line(arguments, message, tmp_path, capsys):
     assert line.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_two_streams_do_not_mix(tmp_path):
     problem = ["--problem", "classification_2d/0", "--taus", 1, "--out", tmp_path]
     _run("--agent", UNIFORM, *problem)
