@@ -129,7 +129,9 @@ def _log_likelihoods(logits: chex.Array, labels: chex.Array) -> jax.Array:
     # the largest may differ from the maximum in its last digit.
     logits = at_least_float32(logits)
     shifted = logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
-    is_largest = jax.nn.one_hot(logits.argmax(axis=-1), logits.shape[-1])
+    is_largest = jax.nn.one_hot(
+        logits.argmax(axis=-1), logits.shape[-1], dtype=logits.dtype
+    )
     others = pairwise_sum(jnp.exp(shifted) - is_largest, -1)
     return at_labels(shifted, labels) - jnp.log1p(others)
 
