@@ -1,5 +1,6 @@
 """Where training starts, and what looks at it along the way."""
 
+import inspect
 import itertools
 import pathlib
 from typing import Any
@@ -124,11 +125,12 @@ def test_parameters_of_another_network(start: Any, message: str) -> None:
 def test_attributes_are_documented() -> None:
     experiment = tiny.make_experiment()
     for cls in (type(experiment), type(tiny.make_multiloss_experiment())):
-        attributes = cls.__doc__.partition("Attributes:")[2].partition("Args:")[0]
+        doc = inspect.cleandoc(cls.__doc__)  # As Python 3.13 keeps it.
+        attributes = doc.partition("Attributes:")[2].partition("Args:")[0]
         documented = {
             line.strip().partition(":")[0]
             for line in attributes.splitlines()
-            if line.startswith("      ") and line[6:7] != " " and ":" in line
+            if line.startswith("  ") and line[2:3] != " " and ":" in line
         }
         public = {
             n for n in itertools.chain(vars(cls), vars(experiment)) if n[0] != "_"
