@@ -29,6 +29,13 @@ def _int_from(least: int, name: str, value: Any) -> int:
     return number
 
 
+def positive(**values: Any) -> None:
+    """Raises ValueError for a number whose value is known and not > 0."""
+    for name, value in values.items():
+        if is_concrete(value) and not value > 0:
+            raise ValueError(f"{name} must be > 0, got {value}.")
+
+
 def one_of(name: str, value: Any, choices: Any) -> None:
     """Raises ValueError unless `value` is among `choices`."""
     if value not in list(choices):

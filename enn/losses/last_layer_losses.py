@@ -85,10 +85,7 @@ def get_last_layer_kl_fn(
       ValueError: for a number that is not > 0; by the function, for a network without
         a variational last layer.
     """
-    values = {"num_samples": num_samples, "noise_scale": noise_scale, "dof": dof}
-    for name, value in values.items():
-        if _checks.is_concrete(value) and not value > 0:
-            raise ValueError(f"{name} must be > 0, got {value}.")
+    _checks.positive(num_samples=num_samples, noise_scale=noise_scale, dof=dof)
 
     def model_prior_kl_fn(
         out: Output, params: hk.Params, index: base.Index

@@ -37,7 +37,7 @@ def get_awgn_loglike_fn(sigma_w: float) -> LogLikelihoodFn:
     Args:
       sigma_w: standard deviation of the noise.
     """
-    _positive(sigma_w=sigma_w)
+    _checks.positive(sigma_w=sigma_w)
 
     def log_likelihood_fn(out: Output, batch: ArrayBatch) -> jax.Array:
         preds = parse_net_output(out)
@@ -80,7 +80,7 @@ def get_sample_based_model_prior_kl_fn(
       sigma_2: standard deviation of the second component.
       scale: weight of the first component.
     """
-    _positive(num_samples=num_samples, sigma_1=sigma_1, sigma_2=sigma_2)
+    _checks.positive(num_samples=num_samples, sigma_1=sigma_1, sigma_2=sigma_2)
 
     def model_prior_kl_fn(
         out: Output, params: hk.Params, index: base.Index
@@ -113,7 +113,7 @@ def get_analytical_diagonal_linear_model_prior_kl_fn(
       num_samples: number of training data.
       sigma_0: standard deviation of the prior.
     """
-    _positive(num_samples=num_samples, sigma_0=sigma_0)
+    _checks.positive(num_samples=num_samples, sigma_0=sigma_0)
 
     def model_prior_kl_fn(
         out: Output, params: hk.Params, index: base.Index
@@ -146,7 +146,7 @@ def get_analytical_linear_model_prior_kl_fn(
       num_samples: number of training data.
       sigma_0: standard deviation of the prior.
     """
-    _positive(num_samples=num_samples, sigma_0=sigma_0)
+    _checks.positive(num_samples=num_samples, sigma_0=sigma_0)
 
     def model_prior_kl_fn(
         out: Output, params: hk.Params, index: base.Index
@@ -179,7 +179,7 @@ def get_analytical_hyperflow_model_prior_kl_fn(
       num_samples: number of training data.
       sigma_0: standard deviation of the prior.
     """
-    _positive(num_samples=num_samples, sigma_0=sigma_0)
+    _checks.positive(num_samples=num_samples, sigma_0=sigma_0)
 
     def model_prior_kl_fn(
         out: Output, params: hk.Params, index: base.Index
@@ -258,12 +258,6 @@ def _split(params: hk.Params) -> tuple[list[jax.Array], list[jax.Array]]:
         names = sorted({name for _, name, _ in leaves})
         raise ValueError(f"params must have leaves 'w' and others, got {names}.")
     return weights, others
-
-
-def _positive(**values: float) -> None:
-    for name, value in values.items():
-        if _checks.is_concrete(value) and not value > 0:
-            raise ValueError(f"{name} must be > 0, got {value}.")
 
 
 def _same_size(**vectors: jax.Array) -> None:

@@ -76,8 +76,8 @@ def gaussian_prior_scale(variance: float, num_data: int) -> float:
     Raises:
       ValueError: unless both are positive.
     """
-    _check_positive("variance", variance)
-    _check_positive("num_data", num_data)
+    _checks.positive(variance=variance)
+    _checks.positive(num_data=num_data)
     return 1 / (2 * variance * num_data)
 
 
@@ -96,7 +96,7 @@ def rmsprop_preconditioner(decay: float = 0.99, eps: float = 1e-7) -> Preconditi
       ValueError: if `decay` or `eps` is out of range.
     """
     _check_in_unit_interval("decay", decay)
-    _check_positive("eps", eps)
+    _checks.positive(eps=eps)
 
     def update(grads: optax.Updates, state: Any) -> tuple[Any, Any]:
         squares: Any = jax.tree.map(
@@ -190,8 +190,8 @@ def _langevin(
     seed: int,
 ) -> optax.GradientTransformation:
     if not callable(learning_rate):
-        _check_positive("learning_rate", learning_rate)
-    _check_positive("num_data", num_data)
+        _checks.positive(learning_rate=learning_rate)
+    _checks.positive(num_data=num_data)
     if _checks.is_concrete(temperature) and not temperature >= 0:
         raise ValueError(f"temperature must be >= 0, got {temperature}.")
     has_momentum = not _checks.is_concrete(momentum_decay) or momentum_decay > 0
@@ -238,11 +238,6 @@ def _langevin(
         return updates, LangevinState(count + 1, key, momentum, preconditioner_state)
 
     return optax.GradientTransformation(init, update)
-
-
-def _check_positive(name: str, value: Any) -> None:
-    if _checks.is_concrete(value) and not value > 0:
-        raise ValueError(f"{name} must be > 0, got {value}.")
 
 
 def _check_in_unit_interval(name: str, value: Any) -> None:

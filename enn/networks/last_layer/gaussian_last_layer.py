@@ -106,8 +106,7 @@ class GaussianLastLayer(EpinetWithState):
     ):
         check_structure(structure)
         _checks.positive_int("num_features", num_features)
-        if _checks.is_concrete(prior_precision) and not prior_precision > 0:
-            raise ValueError(f"prior_precision must be > 0, got {prior_precision}.")
+        _checks.positive(prior_precision=prior_precision)
         sizes = {
             "F": num_features + bias,
             "C": _checks.positive_int("num_outputs", num_outputs),

@@ -54,7 +54,8 @@ class SpectralLinear(hk.Module):
         super().__init__(name=name)
         self.output_size = _checks.positive_int("output_size", output_size)
         self.is_training = is_training
-        self.bound = _positive("bound", bound)
+        _checks.positive(bound=bound)
+        self.bound = bound
         self.num_iterations = _checks.positive_int("num_iterations", num_iterations)
 
     def __call__(self, inputs: chex.Array) -> jax.Array:
@@ -117,7 +118,8 @@ class RandomFourierFeatures(hk.Module):
     ):
         super().__init__(name=name)
         self.num_features = _checks.positive_int("num_features", num_features)
-        self.length_scale = _positive("length_scale", length_scale)
+        _checks.positive(length_scale=length_scale)
+        self.length_scale = length_scale
         if projection_dim is not None:
             _checks.positive_int("projection_dim", projection_dim)
         self.projection_dim = projection_dim
@@ -208,8 +210,7 @@ def make_sngp_mlp_enn(
         raise ValueError(
             f"output_sizes must have a hidden layer, got {list(output_sizes)}."
         )
-    _positive("bound", bound)
-    _positive("length_scale", length_scale)
+    _checks.positive(bound=bound, length_scale=length_scale)
 
     def forward(inputs: chex.Array) -> OutputWithPrior:
         hidden = flat_inputs(inputs)
@@ -222,9 +223,3 @@ def make_sngp_mlp_enn(
         return OutputWithPrior(logits, extra={FEATURES: features})
 
     return wrap_net_fn_as_enn(forward)
-
-
-def _positive(name: str, value: float) -> float:
-    if not value > 0:
-        raise ValueError(f"{name} must be > 0, got {value}.")
-    return value

@@ -67,8 +67,8 @@ class VariationalLastLayer(EpistemicModule):
         super().__init__(name=name)
         self.num_outputs = _checks.positive_int("num_outputs", num_outputs)
         _checks.one_of("structure", structure, ("per_output", "diagonal"))
-        if prior_variance is not None and not prior_variance > 0:
-            raise ValueError(f"prior_variance must be > 0, got {prior_variance}.")
+        if prior_variance is not None:
+            _checks.positive(prior_variance=prior_variance)
         if noise_std is not None and not np.all(np.asarray(noise_std) > 0):
             raise ValueError(f"noise_std must be > 0, got {noise_std}.")
         self.prior_variance = prior_variance
