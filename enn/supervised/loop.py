@@ -326,6 +326,24 @@ def types_of(tree: Any) -> list[Any]:
     return [type_of(leaf) for leaf in jax.tree.leaves(tree)]
 
 
+def types_in_training(
+    initial: TrainingState, update: Callable[[Any, Any], Any]
+) -> list[TrainingState]:
+    """Returns shapes and types of the state: at first, and those of training.
+
+    An optimiser may change the types of its state in the first step.
+
+    Args:
+      initial: those of the first state.
+      update: parameters and optimiser state to the next optimiser state.
+    """
+    states, opt_state = [initial], initial.opt_state
+    for _ in range(2):
+        opt_state = jax.eval_shape(update, initial.params, opt_state)
+        states.append(initial._replace(opt_state=opt_state))
+    return states
+
+
 def _cast(like: Any, *tree: Any) -> Any:
     return jax.tree.map(
         lambda to, leaf: leaf if leaf.dtype == to.dtype else leaf.astype(to.dtype),

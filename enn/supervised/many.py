@@ -1,5 +1,6 @@
 """Training many networks of one architecture at once, in one compiled program."""
 
+import functools
 import os
 import pathlib
 import signal
@@ -28,11 +29,12 @@ from enn.supervised.chunks import MAX_STEPS, Chunk, ChunkReader, Stream
 from enn.supervised.loop import (
     TrainingState,
     check_loss,
+    types_in_training,
     types_of,
 )
 from enn.supervised.many_programs import Hyper, many_programs, over_runs
 from enn.supervised.pace import Pace
-from enn.supervised.saving import Saves
+from enn.supervised.saving import Saves, check_schedule
 from enn.supervised.training import log_freq
 
 
@@ -221,10 +223,7 @@ class ManyExperiments:
           StopIteration: if a training data set ends, after the steps before.
         """
         _checks.non_negative_int("num_batches", num_batches)
-        if save_every is not None:
-            _checks.positive_int("save_every", save_every)
-            if save_dir is None:
-                raise ValueError("save_every needs save_dir, where to save.")
+        check_schedule(save_dir, save_every)
         root = None if save_dir is None else self._saves.check(save_dir, keep)
         last_step, saved_step = self.step + num_batches, self.step
         signals = [signal.SIGINT] + ([signal.SIGTERM] if root else [])
@@ -314,8 +313,15 @@ class ManyExperiments:
 
         Hyperparameters are not saved: those of the saved runs must be given again.
         """
+        update = functools.partial(self._program.update, self.hypers)
         self.step, self.state, keys = self._saves.read(
-            path, step, data, self.state, self._types(), self._keys, self._check_probe
+            path,
+            step,
+            data,
+            self.state,
+            types_in_training(self._initial_types, update),
+            self._keys,
+            self._check_probe,
         )
         self._keys = self._put(keys)
         self.finite = np.array(self._program.finite(self.state.params))
@@ -410,17 +416,6 @@ class ManyExperiments:
             return utils.parse_net_output(out), state
 
         return EnnArray(apply, self._program.init, PrngIndexer())
-
-    def _types(self) -> list[TrainingState]:
-        """Shapes and types that the state may have, see `TrainingRun`."""
-        states = [self._initial_types]
-        opt_state = states[0].opt_state
-        for _ in range(2):
-            opt_state = jax.eval_shape(
-                self._program.update, self.hypers, states[0].params, opt_state
-            )
-            states.append(states[0]._replace(opt_state=opt_state))
-        return states
 
 
 def _is_list(node: Any) -> bool:

@@ -38,6 +38,14 @@ class _Save:
     path: pathlib.Path
 
 
+def check_schedule(save_dir: Any, save_every: int | None) -> None:
+    """Raises ValueError for saves at an interval that is no int >= 1, or nowhere."""
+    if save_every is not None:
+        _checks.positive_int("save_every", save_every)
+        if save_dir is None:
+            raise ValueError("save_every needs save_dir, where to save.")
+
+
 class Saves:
     """Directories of saves, which belong to the run that made or restored them.
 

@@ -29,10 +29,11 @@ from enn.supervised.loop import (
     check_loss,
     shared_loop,
     type_of,
+    types_in_training,
     types_of,
 )
 from enn.supervised.pace import Pace
-from enn.supervised.saving import Saves, has_position
+from enn.supervised.saving import Saves, check_schedule, has_position
 
 T = TypeVar("T")
 Callback = Callable[[TrainingState, int], Any]
@@ -245,7 +246,10 @@ class TrainingRun:
             step,
             data,
             self.state,
-            self._abstract_states(),
+            types_in_training(
+                self._initial_types,
+                lambda params, opt: self._optimizer.update(params, opt, params)[1],
+            ),
             key,
             self._check_probe,
         )
@@ -265,10 +269,7 @@ class TrainingRun:
         """Trains for `num_batches` steps; see `Experiment.train`."""
         _checks.non_negative_int("num_batches", num_batches)
         _checks.one_of("on_nonfinite", on_nonfinite, ["stop", "continue"])
-        if save_every is not None:
-            _checks.positive_int("save_every", save_every)
-            if save_dir is None:
-                raise ValueError("save_every needs save_dir, where to save.")
+        check_schedule(save_dir, save_every)
         root = None if save_dir is None else self._saves.check(save_dir, keep)
         if root is not None:
             self._probe()  # Compiles it: after SIGTERM there may be no time for that.
@@ -403,20 +404,6 @@ class TrainingRun:
         """Returns whether the callback asks to stop."""
         answer = np.asarray(self._callback(self.state, self.step))
         return answer.dtype == bool and not answer.all()
-
-    def _abstract_states(self) -> list[TrainingState]:
-        """Shapes and types of the state: at first, and those it takes on in training.
-
-        An optimiser may change the types of its state in the first step.
-        """
-        params, _, opt_state = self._initial_types
-        states = [self._initial_types]
-        for _ in range(2):
-            _, opt_state = jax.eval_shape(
-                self._optimizer.update, params, opt_state, params
-            )
-            states.append(states[0]._replace(opt_state=opt_state))
-        return states
 
     def _write_save(self, root: pathlib.Path, keep: int) -> None:
         if self._reader.holds_batch:
