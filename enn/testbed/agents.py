@@ -26,6 +26,7 @@ from enn.testbed.vanilla import (
     VanillaEnnConfig,
     classification_loss,
     default_enn_prior_loss,
+    is_no_bias,
 )
 
 
@@ -253,9 +254,7 @@ def make_mc_dropout_agent(config: McDropoutConfig) -> VanillaEnnAgent:
         else:
             decay = config.length_scale**2 * (1 - config.dropout_rate)
             decay /= 2 * prior.num_train * config.regularization_tau
-        predicate = (
-            (lambda _, name, __: name != "b") if config.exclude_bias_l2 else None
-        )
+        predicate = is_no_bias if config.exclude_bias_l2 else None
         loss = losses.average_single_index_loss(
             classification_loss(prior.num_classes), 1
         )

@@ -10,13 +10,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from enn import losses, networks, posteriors, supervised, utils
+from enn import losses, networks, posteriors, supervised
 from enn.datasets import ArrayBatch
-from enn.loggers import NullLogger
 from enn.networks.base import EnnArray
 from enn.testbed.agents import adapted_decay, temperature
 from enn.testbed.base import Data, EpistemicSampler, PriorKnowledge, TestbedAgent
-from enn.testbed.vanilla import EnnSampler, classification_loss
+from enn.testbed.vanilla import (
+    EnnSampler,
+    VanillaEnnAgent,
+    VanillaEnnConfig,
+    classification_loss,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,18 +107,21 @@ def _train(
     prior: PriorKnowledge,
     config: Any,
 ) -> supervised.TrainingState:
+    """Returns the state of one network after training on its cross-entropy."""
     loss = losses.average_single_index_loss(classification_loss(prior.num_classes), 1)
-    experiment = supervised.Experiment(
-        enn,
-        losses.add_l2_weight_decay(loss, decay),
-        optimizer,
-        utils.make_batch_iterator(ArrayBatch(x=data.x, y=data.y), 100, config.seed),
-        config.seed,
-        NullLogger(),
-        train_log_freq=None,
+    loss = losses.add_l2_weight_decay(loss, decay)
+    trainer = VanillaEnnAgent(
+        VanillaEnnConfig(
+            lambda _: enn,
+            lambda *_: loss,
+            optimizer,
+            config.num_batches,
+            seed=config.seed,
+        )
     )
-    experiment.train(config.num_batches)
-    return experiment.state
+    trainer(data, prior)
+    assert trainer.experiment is not None  # The call has made it.
+    return trainer.experiment.state
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """How the benchmark trains a network of this library, and what it samples from it."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +14,7 @@ from enn.loggers import Logger, NullLogger
 from enn.losses.base import LossFnArray, SingleLossFnArray
 from enn.networks import forwarders
 from enn.networks.base import EnnArray
+from enn.supervised.programs import shared
 from enn.testbed.base import Data, EpistemicSampler, PriorKnowledge
 
 _ADAM = optax.adam(1e-3)
@@ -45,7 +45,7 @@ class EnnSampler:
         return _predict(self.enn)(self.params, self.state, x, keys)
 
 
-@functools.lru_cache(maxsize=32)
+@shared
 def _predict(enn: EnnArray) -> Callable[..., jax.Array]:
     @jax.jit
     def predict(params: Any, state: Any, x: chex.Array, keys: chex.PRNGKey) -> Any:
