@@ -9,6 +9,8 @@ Reference: Osband et al., 2022, The Neural Testbed, https://arxiv.org/abs/2110.0
 
 import abc
 import dataclasses
+import difflib
+from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
 import chex
@@ -129,3 +131,9 @@ def run(agent: TestbedAgent, problem: TestbedProblem) -> ENNQuality:
     """
     sampler = agent(problem.train_data, problem.prior_knowledge)
     return problem.evaluate_quality(sampler)
+
+
+def similar_ones(name: str, names: Iterable[str]) -> str:
+    """Returns the end of an error about an unknown name: up to three like it."""
+    near = difflib.get_close_matches(name, list(names), 3, 0.0)
+    return f"similar ones are {', '.join(near)}" if near else "it takes none"

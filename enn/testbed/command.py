@@ -10,7 +10,6 @@ and is judged at each tau. Started again, it goes on where it stopped.
 
 import argparse
 import dataclasses
-import difflib
 import importlib
 import json
 import sys
@@ -21,14 +20,15 @@ from typing import Any
 import jax
 
 from enn import _extras, sweeps
-from enn.testbed.base import TestbedAgent
+from enn.testbed.base import TestbedAgent, similar_ones
 from enn.testbed.leaderboard import rank_rows
 from enn.testbed.plots import plot_ranking
 from enn.testbed.problems import (
     SETTINGS,
+    SWEEPS,
     ProblemConfig,
+    config_from_id,
     problem_from_config,
-    problem_from_id,
     published_stream,
 )
 from enn.testbed.registry import get_implemented_agents, make_agent
@@ -66,16 +66,17 @@ def run_task(task: dict[str, Any]) -> dict[str, list[Any]]:
 def _run_task(task: dict[str, Any]) -> dict[str, list[Any]]:
     config = SETTINGS[task["problem"]]
     is_regression = config.prior_knowledge.num_classes == 1
-    problem = problem_from_config(config)
+    taus = [1] if is_regression else list(map(int, task["taus"].split()))
+    # They are the same world, each with the same training data.
+    judges = [problem_from_config(_at_tau(config, tau), exact=True) for tau in taus]
     agent = resolve_agent(task["agent"], json.loads(task["options"]))
     started = time.monotonic()
-    sampler = agent(problem.train_data, problem.prior_knowledge)
+    sampler = agent(judges[0].train_data, config.prior_knowledge)
     jax.block_until_ready(getattr(sampler, "params", None))
     train_seconds = time.monotonic() - started
     rows = []
-    for tau in [1] if is_regression else map(int, task["taus"].split()):
+    for tau, judge in zip(taus, judges, strict=True):
         started = time.monotonic()
-        judge = problem_from_config(_at_tau(config, tau), exact=True)
         quality = judge.evaluate_quality(sampler)
         extra = dict(quality.extra or {})
         extra.pop("stream")
@@ -115,15 +116,11 @@ def _tasks(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def _worlds(sweep: str, problem_id: str | None) -> list[str]:
     """Returns the ids that differ in more than tau."""
     if problem_id is not None:
-        problem_from_id(problem_id)
+        config_from_id(problem_id)
         return [problem_id]
-    names = list(dict.fromkeys(i.partition("/")[0] for i in SETTINGS))
-    if sweep not in names:
-        near = difflib.get_close_matches(sweep, names, 3, 0.0)
-        raise ValueError(
-            f"Unknown sweep {sweep!r}; similar ones are {', '.join(near)}."
-        )
-    ids = [i for i in SETTINGS if i.partition("/")[0] == sweep]
+    if sweep not in SWEEPS:
+        raise ValueError(f"Unknown sweep {sweep!r}; {similar_ones(sweep, SWEEPS)}.")
+    ids = SWEEPS[sweep]
     first = SETTINGS[ids[0]].prior_knowledge.tau
     return [i for i in ids if SETTINGS[i].prior_knowledge.tau == first]
 
@@ -191,8 +188,7 @@ def _plot(args: argparse.Namespace) -> None:
 
 def _list(args: argparse.Namespace) -> None:
     print("agents:", *get_implemented_agents())
-    names = [i.partition("/")[0] for i in SETTINGS]
-    print("sweeps:", *(f"{n} ({names.count(n)})" for n in dict.fromkeys(names)))
+    print("sweeps:", *(f"{name} ({len(ids)})" for name, ids in SWEEPS.items()))
 
 
 def _parser() -> argparse.ArgumentParser:

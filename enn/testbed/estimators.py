@@ -190,10 +190,8 @@ def add_classification_accuracy_ece(
         x = jnp.concatenate([train.x, test.x.reshape(-1, train.x.shape[1])])
         y = jnp.concatenate([train.y, test.y.reshape(-1, 1)])
         logits = sample_logits(enn_sampler, x, enn_keys)
-        accuracy, ece = (
-            metrics.make_accuracy_calculator(),
-            metrics.SingleBatchECE(num_bins),
-        )
+        accuracy = metrics.make_accuracy_calculator()
+        ece = metrics.SingleBatchECE(num_bins)
         extra = dict(quality.extra or {})
         for name, rows in (
             ("train", slice(None, len(train.x))),
@@ -214,8 +212,12 @@ probabilities are the mean ones of the labels within each cluster.
 """
 
 
-def _label_probits(probits: jax.Array, labels: jax.Array) -> jax.Array:
-    return jnp.take_along_axis(probits, labels[None], axis=-1)[..., 0]
+def _features(
+    probits: jax.Array, labels: jax.Array, only_correct: bool
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the labels' probits `[S, tau]`, and what to cluster, `[S, width]`."""
+    correct = jnp.take_along_axis(probits, labels[None], axis=-1)[..., 0]
+    return correct, correct if only_correct else probits.reshape(len(probits), -1)
 
 
 def _means(
@@ -251,8 +253,7 @@ class RandomProjection:
         self, probits: jax.Array, labels: jax.Array, key: chex.PRNGKey
     ) -> tuple[jax.Array, jax.Array]:
         """Returns weights and mean probabilities of the labels; see `ClusterAlg`."""
-        correct = _label_probits(probits, labels)
-        f = correct if self._only_correct else probits.reshape(len(probits), -1)
+        correct, f = _features(probits, labels, self._only_correct)
         if self._normalize:
             u, _, v = jnp.linalg.svd(f - f.mean(0, keepdims=True), full_matrices=False)
             f = u @ v
@@ -287,8 +288,7 @@ class KmeansCluster:
         self, probits: jax.Array, labels: jax.Array, key: chex.PRNGKey
     ) -> tuple[jax.Array, jax.Array]:
         """Returns weights and mean probabilities of the labels; see `ClusterAlg`."""
-        correct = _label_probits(probits, labels)
-        f = correct if self._only_correct else probits.reshape(len(probits), -1)
+        correct, f = _features(probits, labels, self._only_correct)
         clusters = kmeans.KMeansCluster(self._num, self._max_iter, key).fit(f).classes
         return _means(norm.cdf(correct), clusters, self._num, 5e-10, 1e-9)
 

@@ -8,7 +8,6 @@ published ones.
 
 import contextlib
 import dataclasses
-import difflib
 import functools
 import itertools
 from collections.abc import Callable, Mapping
@@ -26,6 +25,7 @@ from enn.testbed.base import (
     EpistemicSampler,
     PriorKnowledge,
     TestbedProblem,
+    similar_ones,
     stream_name,
 )
 from enn.testbed.estimators import (
@@ -155,13 +155,16 @@ def regression_sweep(
     return _sweep("enn_paper" if epistemic_only else "regression", configs)
 
 
-def _first_seeds(
-    sweep: Sweep, num_seed: int, keep: Callable[[PriorKnowledge], bool]
-) -> Sweep:
-    """Returns one problem of each setting that is kept, numbered anew."""
-    (name,) = {problem_id.partition("/")[0] for problem_id in sweep}
-    configs = list(sweep.values())[::num_seed]
-    return _sweep(f"{name}_test", (c for c in configs if keep(c.prior_knowledge)))
+def _kept(sweep: Sweep, keep: Callable[[PriorKnowledge], bool]) -> Sweep:
+    """Returns the problems that are kept, numbered anew, as a sweep for tests."""
+    name = sweep_name(next(iter(sweep)))
+    configs = (c for c in sweep.values() if keep(c.prior_knowledge))
+    return _sweep(f"{name}_test", configs)
+
+
+def sweep_name(problem_id: str) -> str:
+    """Returns the sweep of an id."""
+    return problem_id.partition("/")[0]
 
 
 def _make_settings() -> Sweep:
@@ -169,22 +172,18 @@ def _make_settings() -> Sweep:
     regression = regression_sweep()
     enn_paper = regression_sweep(epistemic_only=True)
     tests = [
-        _first_seeds(
-            classification_2d_sweep(1), 1, lambda p: (p.tau, p.temperature) == (1, 0.01)
+        _kept(
+            classification_2d_sweep(1), lambda p: (p.tau, p.temperature) == (1, 0.01)
         ),
-        _first_seeds(
+        _kept(
             classification_sweep(1),
-            1,
             lambda p: (p.tau, p.input_dim, p.temperature) == (1, 2, 0.01),
         ),
-        _first_seeds(
+        _kept(
             regression_sweep(1),
-            1,
             lambda p: (p.input_dim, p.num_train, p.noise_std) == (10, 10, 0.1),
         ),
-        _first_seeds(
-            regression_sweep(1, epistemic_only=True), 1, lambda p: p.noise_std == 0.1
-        ),
+        _kept(regression_sweep(1, epistemic_only=True), lambda p: p.noise_std == 0.1),
     ]
     sweeps = [plane, classification, regression, enn_paper, *tests]
     return MappingProxyType(functools.reduce(lambda a, b: {**a, **b}, sweeps))
@@ -194,18 +193,19 @@ SETTINGS: Sweep = _make_settings()
 """The configuration of every id."""
 
 
-def _ids(name: str) -> tuple[str, ...]:
-    return tuple(i for i in SETTINGS if i.partition("/")[0] == name)
+SWEEPS: Mapping[str, tuple[str, ...]] = {
+    name: tuple(ids) for name, ids in itertools.groupby(SETTINGS, sweep_name)
+}
+"""The ids of every sweep."""
 
-
-CLASSIFICATION_2D = _ids("classification_2d")
-CLASSIFICATION_2D_TEST = _ids("classification_2d_test")
-CLASSIFICATION = _ids("classification")
-CLASSIFICATION_TEST = _ids("classification_test")
-REGRESSION = _ids("regression")
-REGRESSION_TEST = _ids("regression_test")
-ENN_PAPER = _ids("enn_paper")
-ENN_PAPER_TEST = _ids("enn_paper_test")
+CLASSIFICATION_2D = SWEEPS["classification_2d"]
+CLASSIFICATION_2D_TEST = SWEEPS["classification_2d_test"]
+CLASSIFICATION = SWEEPS["classification"]
+CLASSIFICATION_TEST = SWEEPS["classification_test"]
+REGRESSION = SWEEPS["regression"]
+REGRESSION_TEST = SWEEPS["regression_test"]
+ENN_PAPER = SWEEPS["enn_paper"]
+ENN_PAPER_TEST = SWEEPS["enn_paper_test"]
 
 
 class SampleBasedTestbed(TestbedProblem):
@@ -289,12 +289,15 @@ def problem_from_id(problem_id: str) -> TestbedProblem:
     >>> problem_from_id("classification_2d/75").prior_knowledge.num_train
     10
     """
+    return problem_from_config(config_from_id(problem_id))
+
+
+def config_from_id(problem_id: str) -> ProblemConfig:
+    """Returns the configuration of an id; raises as `problem_from_id` does."""
     if problem_id not in SETTINGS:
-        near = difflib.get_close_matches(problem_id, SETTINGS, 3, 0.0)
-        raise ValueError(
-            f"Unknown problem {problem_id!r}; similar ones are {', '.join(near)}."
-        )
-    return problem_from_config(SETTINGS[problem_id])
+        near = similar_ones(problem_id, SETTINGS)
+        raise ValueError(f"Unknown problem {problem_id!r}; {near}.")
+    return SETTINGS[problem_id]
 
 
 def problem_from_config(config: ProblemConfig, exact: bool = False) -> TestbedProblem:

@@ -1,13 +1,12 @@
 """The agents by name, their default settings, and the grids searched for them."""
 
 import dataclasses
-import difflib
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from enn.testbed import agents, baselines, posterior_agents
-from enn.testbed.base import TestbedAgent
+from enn.testbed.base import TestbedAgent, similar_ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +188,7 @@ def get_paper_agent(name: str) -> PaperAgent:
     29
     """
     if name not in _AGENTS:
-        raise ValueError(f"Unknown agent {name!r}; {_nearest(name, _AGENTS)}.")
+        raise ValueError(f"Unknown agent {name!r}; {similar_ones(name, _AGENTS)}.")
     return _AGENTS[name]
 
 
@@ -209,12 +208,6 @@ def make_agent(name: str, **options: Any) -> TestbedAgent:
     fields = [field.name for field in dataclasses.fields(agent.default)]
     for option in options:
         if option not in fields:
-            raise ValueError(
-                f"Agent {name!r} has no option {option!r}; {_nearest(option, fields)}."
-            )
+            near = similar_ones(option, fields)
+            raise ValueError(f"Agent {name!r} has no option {option!r}; {near}.")
     return agent.ctor(dataclasses.replace(agent.default, **options))
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(names), 3, 0.0)
-    return f"similar ones are {', '.join(near)}" if near else "it takes none"
