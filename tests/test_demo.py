@@ -18,6 +18,7 @@ def run(out: pathlib.Path, *arguments: str) -> None:
     demo.main(["--out", str(out), "--steps", "3", *arguments])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["regression", "moons"])
 def test_toy_data_give_a_picture_that_is_the_same_every_time(
     dataset: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]

@@ -73,6 +73,7 @@ def test_subpackages_load_as_attributes():
     assert _python(code).strip() == "enn.loggers"
 
 
+@pytest.mark.slow
 def test_modules_import_in_any_order_without_the_extras():
     modules = sorted(_modules())
     assert {"enn", "enn.networks.epinet", "enn.checkpoints.base"} <= set(modules)

@@ -52,6 +52,7 @@ def _assert_equal(curve, other):
     jax.tree.map(np.testing.assert_array_equal, curve, other)
 
 
+@pytest.mark.slow
 @given(
     num_rows=st.integers(1, NUM_ROWS),
     initial_size=st.integers(1, NUM_ROWS),
@@ -90,6 +91,7 @@ def test_rows_are_labelled_once_and_counted(
         np.testing.assert_array_equal(labelled.y[:, 0], pool.y[rows[:count]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("priority", ["uniform", "bald"])
 def test_same_seed_same_curve_and_other_seed_another(priority):
     curve = _run(priority=priority, seed=3)
@@ -217,11 +219,13 @@ def test_labels_that_are_no_classes_show_before_any_training(name, wrong):
     assert not recorder.num_batches
 
 
+@pytest.mark.slow
 def test_labels_may_be_integral_floats():
     curve = _run(eval_data=EVAL.replace(y=EVAL.y.astype(float)))
     _assert_equal(curve, _run())
 
 
+@pytest.mark.slow
 @pytest.mark.strict
 def test_learns_more_from_more_labels():
     # Three classes by angle.

@@ -78,6 +78,7 @@ def test_documented_values(name):
     np.testing.assert_allclose(scores, DOCUMENTED[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.strict
 def test_golden_priorities_and_selection():
     key = golden.keys(8)
@@ -179,6 +180,7 @@ def test_other_priorities_do_not_look_at_labels(name):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.strict
 @pytest.mark.parametrize("name", sorted({*NAMES} - {"uniform"}))
 def test_masked_classes_count_for_nothing(name):

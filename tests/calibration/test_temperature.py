@@ -15,6 +15,7 @@ from enn.metrics import make_nll_joint_calculator, make_nll_marginal_calculator
 from tests.calibration.cases import LABELS, LOGITS, SAMPLES
 
 
+@pytest.mark.slow
 @pytest.mark.strict
 @pytest.mark.parametrize(
     ("logits", "temperature", "before", "after"),
@@ -42,6 +43,7 @@ def test_two_classes_have_a_closed_form(gap: float) -> None:
     np.testing.assert_allclose(fitted, gap / np.log(4), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tau", [2, 5])
 def test_joint_predictions(tau: int) -> None:
     """Beside SciPy's minimum of the definition."""
@@ -63,6 +65,7 @@ def test_joint_predictions(tau: int) -> None:
     np.testing.assert_allclose(again, fitted, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_network_is_calibrated_with_its_joint_predictions() -> None:
     enn = networks.MLPEnsembleMatchedPrior([4, 3], num_ensemble=2)
     inputs = np.random.default_rng(0).normal(size=[10, 2]).astype(np.float32)
@@ -98,6 +101,7 @@ def test_wrong_arguments() -> None:
         calibration.fit_temperature(SAMPLES[:, :0], LABELS[:0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["temperature", "conformal"])
 def test_examples(name: str) -> None:
     result = doctest.testmod(importlib.import_module(f"enn.calibration.{name}"))

@@ -125,6 +125,7 @@ TREES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", *"abcd"), TREES)
 def test_trees(model: Any, a: int, b: int, c: int, d: int) -> None:
     enn, images = model.value.enn_ctor(), jnp.ones((1, 32, 32, 3))
@@ -134,6 +135,7 @@ def test_trees(model: Any, a: int, b: int, c: int, d: int) -> None:
     assert (len(params), sizes[0], len(state), sizes[1]) == (a, b, c, d)
 
 
+@pytest.mark.slow
 def test_prior_functions_come_from_the_stream_of_their_training() -> None:
     (config,) = Cifar100Models.RESNET_18_FINAL_EPINET.value.epinet_ctor.args
     make_prior = config.prior_fn_ctor
@@ -178,6 +180,7 @@ def epinet_params() -> dict[str, dict[str, np.ndarray]]:
     }
 
 
+@pytest.mark.slow
 def test_an_epinet_of_the_catalog_runs_offline(
     cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch, epinet_params: Any
 ) -> None:
@@ -213,6 +216,7 @@ def test_an_epinet_of_the_catalog_runs_offline(
         np.testing.assert_allclose(sample, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_files_of_another_network_are_refused(
     cache: pathlib.Path, epinet_params: Any
 ) -> None:

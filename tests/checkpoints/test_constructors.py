@@ -36,6 +36,7 @@ def _predict(enn: Any, params: Any, state: Any) -> Any:
     return networks.parse_net_output(enn.apply(params, state, X, 1)[0])
 
 
+@pytest.mark.slow
 def test_a_fresh_process_predicts_the_same(tmp_path: pathlib.Path) -> None:
     params, state = fast.random_params(constructors.build(CONFIG), X)
     save_pretrained(tmp_path, params, state, config=CONFIG)

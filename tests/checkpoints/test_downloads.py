@@ -176,6 +176,7 @@ def test_waits_grow(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     assert waits == [1.0, 2.0, 4.0]
 
 
+@pytest.mark.slow
 def test_a_server_that_stalls_is_asked_again(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,6 +187,7 @@ def test_a_server_that_stalls_is_asked_again(
     assert server.requests == ["/file"] * 3
 
 
+@pytest.mark.slow
 def test_a_slow_server_is_waited_for(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

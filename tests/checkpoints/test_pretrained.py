@@ -221,6 +221,7 @@ def _epinet_on(base_seed: int) -> networks.EnnArray:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("enn", "same", "other", "inputs"),
     [

@@ -107,6 +107,7 @@ def _one_by_one(enn: Any, variables: Any, key: Any) -> list[np.ndarray]:
     return [predict(variables, keys[i]) for i in range(NUM_SAMPLES)]
 
 
+@pytest.mark.slow
 @pytest.mark.strict
 def test_sampler_of_a_network_is_one_pass_an_index() -> None:
     enn = make_mlp_epinet([4, 2], [3], 3)
@@ -142,6 +143,7 @@ def test_sampler_of_an_ensemble_takes_the_members_of_its_indices(
     np.testing.assert_allclose(sampler(X, key), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.strict
 @pytest.mark.parametrize(("base_index", "batch_z"), [(None, None), (1, 2)])
 def test_sampler_of_an_epinet_is_one_pass_an_index(
@@ -168,6 +170,7 @@ def test_sampler_of_an_epinet_is_one_pass_an_index(
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_forward_functions_average_at_fixed_indices(
     epinet_cpt: EpinetCheckpoint,
 ) -> None:
@@ -189,6 +192,7 @@ def test_forward_functions_average_at_fixed_indices(
         np.testing.assert_array_equal(out.preds, out.train)
 
 
+@pytest.mark.slow
 def test_temperature_divides_where_it_is_asked_for(
     epinet_cpt: EpinetCheckpoint,
 ) -> None:

@@ -177,6 +177,7 @@ def cases(folder: pathlib.Path) -> dict[str, tuple[bytes, str]]:
     return hostile.cases(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", hostile.cases(pathlib.Path("folder")))
 def test_refused_and_nothing_runs(
     name: str, cases: dict[str, tuple[bytes, str]], folder: pathlib.Path

@@ -34,6 +34,7 @@ def _weights(indexer, distribution, index=None, data_index=stubs.IDS, **kwargs):
     return boot_fn(data_index, index)
 
 
+@pytest.mark.slow
 def test_golden_weights():
     batch = golden.batch("classification")
 
@@ -336,6 +337,7 @@ def test_the_error_names_all_distributions():
     assert all(name in str(error.value) for name in [*bootstrapping.DISTRIBUTIONS])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distribution", ["exponential", "bernoulli"])
 @pytest.mark.parametrize("indexer", [ENSEMBLE, GAUSSIAN, SCALED])
 def test_weights_do_not_depend_on_the_batch_or_the_generator(indexer, distribution):
@@ -349,6 +351,7 @@ def test_weights_do_not_depend_on_the_batch_or_the_generator(indexer, distributi
             np.testing.assert_array_equal(weights, expected[np.array(rows)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("independent_seeds", [False, True])
 @pytest.mark.parametrize("distribution", ["exponential", "poisson"])
 def test_weights_of_a_prng_index_do_not_depend_on_the_other_indices(

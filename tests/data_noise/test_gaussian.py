@@ -117,6 +117,7 @@ def test_seeds_collide_unless_independent(indexer, independent_seeds):
     assert abs(correlation - (not independent_seeds)) < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("independent_seeds", [False, True])
 def test_noise_goes_with_bootstrap_weights_unless_independent(independent_seeds):
     ids = np.arange(1000)[:, None]
@@ -177,6 +178,7 @@ def test_other_indexers_are_errors():
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("indexer", ALL)
 def test_noise_does_not_depend_on_the_batch_or_the_generator(indexer):
     # Draws of rbg, mapped over keys, depend on all of them.
@@ -191,6 +193,7 @@ def test_noise_does_not_depend_on_the_batch_or_the_generator(indexer):
             np.testing.assert_array_equal(noise, expected[np.array(rows)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "indexer",
     [

@@ -2,12 +2,14 @@
 
 import numpy as np
 import optax
+import pytest
 
 from enn import data_noise, datasets, losses, metrics, networks, supervised
 from enn.loggers import MemoryLogger
 from tests.support import stored
 
 
+@pytest.mark.slow
 def test_an_experiment_trains_on_stored_images_and_evaluates(store):
     # Digit d has its row 2d white: a linear network can tell them apart.
     images = np.zeros([10, 28, 28], np.uint8)

@@ -103,6 +103,7 @@ def test_evaluation_crops_the_centre_and_resizes(source):
     )
 
 
+@pytest.mark.slow
 def test_training_images_are_parts_resized_mirrored_and_normalised(store):
     # Resized ramps are ramps, whose slopes tell the size of the part.
     ramps = np.full([40, 60, 3], 100, np.uint8)

@@ -95,6 +95,7 @@ def test_an_epoch_shows_every_example_once_standardised(source):
     np.testing.assert_allclose(epoch.x[..., 0], (pixels - mean) / std, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_seed_fixes_the_batches(source):
     first, again, other = (
         _epoch(_mnist(source, seed=seed).train_dataset()) for seed in (0, 0, 1)
@@ -128,6 +129,7 @@ def test_evaluation_with_data_parallelism(source):
     assert next(dataset.eval_datasets()["eval"]).x.shape == (1, 5, 28, 28, 1)
 
 
+@pytest.mark.slow
 def test_each_process_reads_its_own_shard(source, monkeypatch):
     seen = []
     for process in range(2):

@@ -161,6 +161,7 @@ def test_training_where_every_row_is_left_out_raises():
         next(stream)
 
 
+@pytest.mark.slow
 def test_no_thread_outlives_its_stream():
     before = _grain_threads()
     stream = _stream(Numbers(10), endless=True)

@@ -49,6 +49,7 @@ def test_documented_clusters():
     assert [leaf.dtype for leaf in clusters] == [jnp.float32] * 3 + [jnp.int32]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init", ["random", "k-means++"])
 def test_inertia_and_classes_equal_those_of_scikit_learn(init):
     x = np.random.default_rng(7).normal(size=(60, 3)).astype(np.float32)
@@ -148,6 +149,7 @@ def test_iterations_end_when_the_centroids_rest(monkeypatch):
     assert 2 <= len(calls) <= 4
 
 
+@pytest.mark.slow
 @pytest.mark.strict
 @pytest.mark.parametrize("init", ["random", "k-means++"])
 def test_fits_under_jit_vmap_and_grad_with_a_typed_key(init):

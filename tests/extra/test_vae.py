@@ -75,6 +75,7 @@ def test_defaults():
     assert config.learning_rate == 1e-3
 
 
+@pytest.mark.slow
 def test_about_a_hundred_rows_are_logged(trained):
     assert [row["step"] for row in trained[1].rows] == list(range(1, 21))
     logger = MemoryLogger()
@@ -82,6 +83,7 @@ def test_about_a_hundred_rows_are_logged(trained):
     assert [row["step"] for row in logger.rows] == list(range(2, 251, 2))
 
 
+@pytest.mark.slow
 def test_same_seed_same_network_and_other_seed_another(trained):
     # There was no seed.
     encoder, _ = trained[0]
@@ -172,6 +174,7 @@ def test_noise_is_shared_by_the_rows_or_each_row_has_its_own(make_key):
     np.testing.assert_allclose(np.cov(noise.T), np.eye(2), atol=0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.strict
 @pytest.mark.parametrize("noise_per_row", [False, True])
 def test_many_indices_give_predictions_for_each(noise_per_row):
@@ -198,6 +201,7 @@ def _train_functions(encoder, latent_dim=2, data=DATA, num_batches=2):
     )
 
 
+@pytest.mark.slow
 def test_encoder_and_decoder_with_modules_of_one_name_stay_apart():
     encoder, decoder = _train_functions(_linear_encoder)
     enn = vae.make_vae_enn(_linear_encoder, _linear_decoder, 2)
@@ -214,6 +218,7 @@ def test_encoder_and_decoder_with_modules_of_one_name_stay_apart():
         np.testing.assert_allclose(got, wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_network_state_is_that_after_training():
     def encoder(inputs):
         steps = hk.get_state("steps", [], init=jnp.zeros)

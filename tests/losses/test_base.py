@@ -53,6 +53,7 @@ def test_averages_over_given_indices():
         assert state == {}
 
 
+@pytest.mark.slow
 def test_given_indices_merge_states_as_drawn_ones_do():
     enn = networks.EnnArray(
         lambda params, state, x, index: (x, {"a": state["a"].at[index].add(1.0)}),
@@ -285,6 +286,7 @@ def test_loss_with_state_gets_the_constant_state():
     assert metrics == {"n": 0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state_merge", ["mean", "updates"])
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
 def test_typed_keys_in_the_state_are_those_of_the_first_index(impl, state_merge):

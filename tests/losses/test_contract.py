@@ -90,6 +90,7 @@ def _batch(is_label):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.strict
 @pytest.mark.parametrize(
     ("name", "single_loss", "num_outputs", "is_label"),

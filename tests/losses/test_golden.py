@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from enn import losses, networks
 from enn.networks import bbb, categorical_ensembles, hypermodels
@@ -9,6 +10,7 @@ from tests.losses import cases
 from tests.support import golden
 
 
+@pytest.mark.slow
 def test_evidence_lower_bounds():
     report = {}
     enn = bbb.make_bbb_enn([4, 3], golden.X5)
@@ -35,6 +37,7 @@ def test_evidence_lower_bounds():
     golden.assert_matches("loss_vi", report)
 
 
+@pytest.mark.slow
 def test_categorical_regression():
     enn = categorical_ensembles.CatMLPEnsembleMlpPrior(
         [8, 1], np.linspace(-2, 2, 11), golden.X5, 3

@@ -268,6 +268,7 @@ def _readme_network():
     return compiled_init(enn), batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("distribution", "steps"),
     [

@@ -213,6 +213,7 @@ def test_negative_scale_is_rejected(scale):
         losses.add_l2_weight_decay(_unit_loss, scale)
 
 
+@pytest.mark.slow
 def test_golden_decayed_xent_with_accuracy():
     single = losses.combine_single_index_losses_as_metric(
         losses.XentLoss(3), {"acc": losses.AccuracyErrorLoss(3)}

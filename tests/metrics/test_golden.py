@@ -5,6 +5,7 @@ from tests.support import golden
 from tests.support.batches import LABELS, LOGITS, normal
 
 
+@pytest.mark.slow
 @pytest.mark.strict
 def test_metric_values_are_those_of_the_original():
     ece = metrics.ExpectedCalibrationError(10)

@@ -102,6 +102,7 @@ def _batch(rows, classes, dtype):
     return logits, np.arange(rows)[:, None] * 7 % classes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "classes", "dtype"),
     [(40_000, 4, "float32"), (40, 1000, "bfloat16"), (40, 1000, "float16")],

@@ -77,6 +77,7 @@ def test_curve_has_a_point_for_each_distinct_uncertainty():
         np.testing.assert_allclose(curve.risk, [0, 1 / 3, 1 / 2], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_full_coverage_has_the_risk_of_all_rows():
     state = metrics.make_aurc_aggregator()(LOGITS, LABELS)
     curve = metrics.risk_coverage_curve(state.extra)

@@ -36,6 +36,7 @@ def _mlp_prior(sizes, atoms=ATOMS, **options):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "make"),
     [

@@ -72,6 +72,7 @@ def test_many_indices_cost_at_most_as_much_as_one_at_a_time(net: Descriptor) -> 
     assert cost.flops(predict_all, indices, *args) <= 1.1 * 5 * one
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(net: Descriptor) -> None:
     def single_loss(apply: Any, params: Any, state: Any, batch: Any, index: Any) -> Any:
         out, new_state = apply(params, state, batch.x, index)

@@ -154,6 +154,7 @@ def test_an_index_that_is_no_key(index):
         dropout.MLPDropoutENN([4, 2]).init(key(0), jnp.ones((2, 3)), index)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
 def test_masks_depend_on_the_index_alone_under_any_generator(impl):
     with jax.default_prng_impl(impl):

@@ -26,6 +26,7 @@ NUM_MEMBERS = 10
 WIDE = jnp.ones((32, 16))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "make"),
     [
@@ -51,6 +52,7 @@ def test_golden_values(name, make):
     golden.assert_enn_matches(name, make())
 
 
+@pytest.mark.slow
 def test_golden_values_of_prior_functions():
     values = compiled(_prior_functions)(golden.X5, golden.normal(3, seed=8))
     golden.assert_matches("prior_functions", values)

@@ -69,6 +69,7 @@ def _apply(enn):
     return lambda params, inputs, index: enn.apply(params, {}, inputs, index)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "make"),
     [
@@ -296,6 +297,7 @@ def test_priors_are_drawn_alike_wherever_the_first_input_is_seen(first_seen, kno
     _assert_equal_outputs(compiled(apply)(params, X, 1), expected)
 
 
+@pytest.mark.slow
 def test_drawing_priors_inside_jit_leaks_no_tracer(known):
     _, params, expected = known
     with jax.checking_leaks():
@@ -441,6 +443,7 @@ def test_ensembles_of_any_network_run_a_member_at_most_once(num_indices):
     )
 
 
+@pytest.mark.slow
 def test_priors_do_not_depend_on_their_number_under_another_generator():
     with jax.default_prng_impl("rbg"):
         two, three = (
@@ -450,6 +453,7 @@ def test_priors_do_not_depend_on_their_number_under_another_generator():
         np.testing.assert_allclose(two[1](X), three[1](X), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_batch_norm_under_many_indices_leaks_no_tracer():
     enn = networks.EnsembleWithState(BATCH_NORM, 3)
     params, state = compiled(enn.init)(key(0), X, 0)
@@ -494,6 +498,7 @@ def _stateful_net(x):
     return hk.Linear(2)(jax.nn.relu(x))
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_any_network_is_its_members():
     x = golden.normal(5, 3)
     enn = networks.wrap_stochastic_fn_as_enn(

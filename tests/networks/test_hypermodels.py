@@ -52,6 +52,7 @@ def _independent_prior(sizes=(4, 2), shape=X.shape, **options):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "make"),
     [
@@ -104,6 +105,7 @@ def test_golden_values(name, make):
     golden.assert_enn_matches(name, make(golden.X5))
 
 
+@pytest.mark.slow
 def test_anchors_without_prior():
     expected = {
         None: [0.146922, -0.728887],
@@ -219,6 +221,7 @@ def test_temperature_divides_network_and_prior():
     np.testing.assert_allclose(cold.prior, 10 * warm.prior, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [_hyper_prior, _independent_prior])
 def test_generated_parameters_come_beside_the_prior(make):
     out = _at_random(make(return_generated_params=True))

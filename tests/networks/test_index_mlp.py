@@ -19,6 +19,7 @@ from tests.support.fast import (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "make"),
     [
@@ -40,6 +41,7 @@ def test_golden_values(name, make):
     golden.assert_enn_matches(name, make())
 
 
+@pytest.mark.slow
 def test_anchors():
     out = output(index_mlp.IndexMLPEnn([4, 5, 2], 3, 6))
     assert_output_starts(out, [-0.063107, 0.149763], [0, 0])

@@ -28,6 +28,7 @@ def _draws(indexer, num_draws=4000):
     return np.asarray(jax.jit(jax.vmap(indexer))(jax.random.split(key(5), num_draws)))
 
 
+@pytest.mark.slow
 def test_golden_values():
     @jax.jit
     def draw(one_key, batch_key):

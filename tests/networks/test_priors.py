@@ -31,6 +31,7 @@ def _start(values):
     return np.ravel(values)[:2]
 
 
+@pytest.mark.slow
 def test_documented_values_of_a_converted_network():
     enn = networks.epinet.make_mlp_epinet([4, 2], [5], 3)
     prior_fn = networks.convert_enn_to_prior_fn(enn, X, key(4))
@@ -59,6 +60,7 @@ def test_the_null_prior_is_zero_in_float32(shape):
         networks.make_null_prior(0)
 
 
+@pytest.mark.slow
 def test_documented_values_of_a_random_mlp():
     prior_fn = networks.get_random_mlp_with_index(X, jnp.ones(4), key(2))
     out = prior_fn(X, jnp.ones(4))
@@ -66,6 +68,7 @@ def test_documented_values_of_a_random_mlp():
     _close(_start(out), [-1.342821, -2.129829], rtol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.strict
 def test_a_random_mlp_is_an_mlp_of_inputs_and_index():
     index = jax.random.normal(key(5), (4,))

@@ -43,6 +43,7 @@ def _apply(enn):
     return enn.apply({}, {"counter": {"calls": 4}}, TRAIN, None)
 
 
+@pytest.mark.slow
 def test_golden_values_of_scaled_and_centered_networks():
     enn = networks.MLPEnsembleMatchedPrior([4, 2], golden.X5, num_ensemble=3)
     params, state = jax.jit(enn.init)(golden.keys(0), golden.X5, 0)

@@ -11,6 +11,7 @@ IMAGES = np.random.default_rng(2).normal(size=(2, 8, 8, 3)).astype(np.float32)
 SMALL = {"vgg_output_channels": (4, 6), "vgg_strides": (1, 2)}
 
 
+@pytest.mark.slow
 def test_ensemble_gives_the_golden_numbers() -> None:
     left_out = r"^\|out|state\|.*batchnorm_10"
     enn, images = EnsembleVGGENN(3), golden.normal(2, 8, 8, 3)

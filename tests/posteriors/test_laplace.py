@@ -97,6 +97,7 @@ def test_classification() -> None:
     np.testing.assert_allclose(probs, [0.6098152, 0.8626778], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_joint_precision_is_the_hessian() -> None:
     def loss(flat: jax.Array) -> jax.Array:
         logits = D2.x @ flat[:2][None] + flat[2:][None]
@@ -209,6 +210,7 @@ def test_the_deep_kernel_of_the_testbed() -> None:
     np.testing.assert_allclose(np.diag(covariance), [3.4669023, 0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_temperature_multiplies_the_covariance() -> None:
     for structure in ("joint", "kronecker"):
         _, covariance = _moments(_fit(structure=structure, temperature=4.0), TEST_X)
@@ -259,6 +261,7 @@ def test_rows_on_a_mesh_of_eight_devices() -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.strict
 @pytest.mark.parametrize("structure", ["joint", "per_output", "diagonal", "kronecker"])
 def test_closed_forms_in_float32_and_float64(structure: Any) -> None:
@@ -291,6 +294,7 @@ def test_closed_forms_in_float32_and_float64(structure: Any) -> None:
     np.testing.assert_allclose(found, expected, rtol, rtol / 100)
 
 
+@pytest.mark.slow
 def test_a_member_of_an_ensemble() -> None:
     model = hk.without_apply_rng(
         hk.transform_with_state(lambda x: hk.nets.MLP([4, 3])(x))
@@ -325,6 +329,7 @@ def test_a_network_trained_with_decay_is_at_its_mode() -> None:
         np.testing.assert_allclose(grad, np.zeros_like(grad), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_batch_normalisation_is_for_evaluation() -> None:
     def net(is_training: bool) -> networks.EnnArray:
         def forward(x: Any) -> Any:

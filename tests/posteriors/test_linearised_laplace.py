@@ -88,6 +88,7 @@ def _mlp_fit(**kw: Any) -> tuple[Any, posteriors.Posterior]:
     return params, posteriors.fit_linearised_laplace(*args, **kw)
 
 
+@pytest.mark.slow
 def test_the_curvature_is_the_ggn_of_the_whole_data() -> None:
     params, posterior = _mlp_fit()
     flat, unravel = jax.flatten_util.ravel_pytree(params)
@@ -110,6 +111,7 @@ def test_the_curvature_is_the_ggn_of_the_whole_data() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("structure", ["full", "diagonal", "low_rank"])
 def test_batches_and_an_earlier_fit_add_up(structure: Any) -> None:
     kw = {"structure": structure, "rank": 6 if structure == "low_rank" else None}
@@ -186,6 +188,7 @@ def test_errors(kw: dict[str, Any], message: str) -> None:
         _fit(**kw)
 
 
+@pytest.mark.slow
 def test_a_full_covariance_is_for_small_networks() -> None:
     enn = networks.wrap_net_fn_as_enn(lambda x: hk.nets.MLP([100, 50, 1])(x))
     params, state = jax.jit(enn.init)(jax.random.key(0), D1.x, jax.random.key(0))

@@ -125,6 +125,7 @@ def test_leaves_have_noise_of_their_own_in_their_own_type() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "batch_size", "expected"),
     [
@@ -165,6 +166,7 @@ def test_stationary_variance(
     assert abs(1 / (len(Y) * A) - expected) > 4 * standard_error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [posteriors.sgld, posteriors.sghmc])
 def test_an_ensemble_is_parallel_chains(make: Any) -> None:
     model = hk.without_apply_rng(

@@ -200,6 +200,7 @@ DATA = ArrayBatch(
 BATCHES = [jax.tree.map(lambda a, s=s: a[s], DATA) for s in (slice(4), slice(4, 7))]
 
 
+@pytest.mark.slow
 def test_statistics_of_batch_norm_are_those_of_each_sample() -> None:
     train_enn, eval_enn = batch_norm_nets()
     init = jax.jit(jax.vmap(train_enn.init, (0, None, None)))

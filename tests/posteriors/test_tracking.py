@@ -109,6 +109,7 @@ def make_sampling(**kwargs: Any) -> Any:
     return tiny.make_experiment(optimizer=optimizer, **kwargs)
 
 
+@pytest.mark.slow
 @pytest.mark.strict
 def test_an_experiment_resumes_in_the_middle_of_recording(
     tmp_path: pathlib.Path,

@@ -31,6 +31,7 @@ def make_epinet() -> Any:
     return compiled_init(networks.epinet.make_mlp_epinet([8, 8, 3], [6], 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "make_enn", "single_loss", "kind"),
     [
@@ -61,6 +62,7 @@ def test_training(name: str, make_enn: Any, single_loss: Any, kind: str) -> None
     )
 
 
+@pytest.mark.slow
 def test_training_on_several_losses() -> None:
     logger, batch = MemoryLogger(), golden.batch("regression")
     main = supervised.MultilossTrainer(
@@ -89,6 +91,7 @@ def test_training_on_several_losses() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("evaluate", "expected"),
     [
@@ -118,6 +121,7 @@ def test_evaluation_draws_from_the_keys_of_training(
     assert len(logger.rows) == (8 if evaluate else 4)
 
 
+@pytest.mark.slow
 def test_evaluation_passes_logits_of_all_samples_to_the_metrics() -> None:
     seen = []
 

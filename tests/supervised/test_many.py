@@ -157,6 +157,7 @@ def test_an_optimiser_may_change_the_types_of_its_state(tmp_path: Any) -> None:
     tiny.assert_identical(resumed.state, many.state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", [False, True])
 def test_a_resumed_sweep_has_the_same_bits(own: bool, tmp_path: pathlib.Path) -> None:
     def make() -> supervised.ManyExperiments:
@@ -186,6 +187,7 @@ def test_a_save_of_other_hyperparameters_is_refused(tmp_path: pathlib.Path) -> N
         other.train(1, save_dir=tmp_path)
 
 
+@pytest.mark.slow
 def test_one_run_that_diverges_changes_no_other() -> None:
     rates = [*HYPERS["learning_rate"][:3], np.inf]
     many = make_many(hypers={**HYPERS, "learning_rate": rates})
@@ -216,6 +218,7 @@ def test_a_data_set_that_ends_stops_after_its_last_batch() -> None:
     assert len(many.logger.rows) == 5 * 4
 
 
+@pytest.mark.slow
 def test_interrupting_saves_and_then_stops(tmp_path: pathlib.Path) -> None:
     def interrupted() -> Any:
         yield from itertools.islice(make_batches(), 4)
@@ -279,6 +282,7 @@ def test_wrong_functions() -> None:
         make(tiny.make_enn(), losses.L2Loss())
 
 
+@pytest.mark.slow
 def test_a_run_out_of_range() -> None:
     with pytest.raises(ValueError, match="number must be one of 0, 1, 2, 3; got 4"):
         make_many().run(4)

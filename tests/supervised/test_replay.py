@@ -23,6 +23,7 @@ def _rows(first: int, num_rows: int) -> dict[str, np.ndarray]:
     return {"x": np.tile(steps, (1, 2)), "y": 10 * steps}
 
 
+@pytest.mark.slow
 @given(
     capacity=st.integers(1, 4),
     sizes=st.lists(st.integers(1, 6), min_size=1, max_size=5),

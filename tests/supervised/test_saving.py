@@ -50,6 +50,7 @@ def copied(saved: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
     return shutil.copytree(saved, tmp_path / "copied")
 
 
+@pytest.mark.slow
 @pytest.mark.strict
 @pytest.mark.parametrize(
     "make_experiment",
@@ -109,6 +110,7 @@ def test_an_experiment_that_trained_goes_back(saved: pathlib.Path) -> None:
     tiny.assert_same_training(experiment, expected)
 
 
+@pytest.mark.slow
 def test_grain_data_resume_where_they_stood(tmp_path: pathlib.Path) -> None:
     read_options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
     data = tiny.make_data()

@@ -43,6 +43,7 @@ def _marks(name):
     return [pytest.mark.slow] if name in SLOW else []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(n, marks=_marks(n)) for n in GOLDEN])
 def test_golden_agents(name, plane):
     kl, std, acc, ece, logits = GOLDEN[name]
@@ -56,6 +57,7 @@ def test_golden_agents(name, plane):
     np.testing.assert_allclose(quality.extra["test_ece"], ece, rtol=5e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("problem_id", "expected"),
     [("classification/200", 1.0898762), ("classification_2d/285", 1.270741)],
@@ -88,6 +90,7 @@ def test_classifiers_of_scikit_learn(name, plane):
     np.testing.assert_array_equal(again(data.x, keys[0]), logits[0])
 
 
+@pytest.mark.slow
 def test_members_run_once_whatever_the_number_of_keys(plane):
     agent = testbed.make_agent("ensemble", num_ensemble=3, num_batches=2)
     sampler = agent(plane.train_data, plane.prior_knowledge)
@@ -137,6 +140,7 @@ def test_steps(num_train, strategy, expected):
     assert agents.scaled_num_batches(1000, strategy)(prior) == expected
 
 
+@pytest.mark.slow
 def test_an_agent_of_ones_own_network(plane):
     logger = MemoryLogger()
 
@@ -161,6 +165,7 @@ def test_an_agent_of_ones_own_network(plane):
     assert len(logger.rows) - len(rows) == 3
 
 
+@pytest.mark.slow
 def test_regression_losses():
     prior = testbed.PriorKnowledge(2, 10, 1, noise_std=0.5)
     enn = networks.make_einsum_ensemble_mlp_enn([1], 2)
@@ -216,6 +221,7 @@ def test_sgmcmc_samples_as_the_testbed_does(plane):
         testbed.make_agent("sgmcmc", num_batches=2000)
 
 
+@pytest.mark.slow
 def test_deep_kernel_is_the_posterior_of_unit_features(plane):
     data, prior = plane.train_data, plane.prior_knowledge
     sampler = testbed.make_agent("deep_kernel", num_batches=20)(data, prior)

@@ -49,6 +49,7 @@ def test_a_sweep_is_run_resumed_and_ranked(tmp_path, capsys, monkeypatch):
     assert picture.stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_large_tau_is_exact(tmp_path):
     _run(
         "--agent", UNIFORM, "--problem", "classification_2d/75", "--taus", 100,

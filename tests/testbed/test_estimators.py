@@ -31,6 +31,7 @@ def test_clusters(algorithm, expected, num_clusters):
         assert int((weights > 0).sum()) == num_clusters
 
 
+@pytest.mark.slow
 def test_projection_beside_the_exact_value():
     logits = 4 * PROBITS
     metric = testbed.JointLLCalculatorProjection(testbed.RandomProjection(7), 5.0, KEY)
@@ -63,6 +64,7 @@ def _uniform(x, key):
     return jnp.zeros([len(x), 2])
 
 
+@pytest.mark.slow
 def test_large_tau():
     # At tau above 10 the estimator draws other keys, for its clusters.
     projected = testbed.problem_from_config(_config(100)).evaluate_quality(_uniform)
@@ -106,6 +108,7 @@ def test_the_estimate_is_that_of_a_plain_loop():
     assert quality.extra["num_distinct_samples"] == 7
 
 
+@pytest.mark.slow
 def test_samplers_that_cannot_be_traced_are_called_once_a_key():
     calls = []
 
@@ -151,6 +154,7 @@ def test_estimates_that_are_not_finite(estimates, mean, std, finite):
     assert quality.extra["train_acc"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("log_space", "finite"), [(False, 0.0), (True, 1.0)])
 def test_sure_and_wrong(log_space, finite):
     def wrong(x, key):

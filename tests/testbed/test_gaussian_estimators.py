@@ -71,6 +71,7 @@ def test_smoothed_kl_fits_a_gaussian():
     assert kl.kl_estimate == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [estimators.GaussianSampleKL, estimators.GaussianSmoothedSampleKL]
 )

@@ -135,6 +135,7 @@ def test_many_close_inputs_give_no_nan(make):
     assert np.linalg.eigvalsh(matrix)[0] < 1e-5
 
 
+@pytest.mark.slow
 def test_likelihood_of_test_rows_is_that_of_posterior_and_noise():
     x_train, x_test = inputs()
     data = gp.GPRegression(rbf, x_train, x_test, KEY, tau=3, noise_std=0.5)
@@ -174,6 +175,7 @@ def test_semidefinite_factor_is_cholesky_where_that_exists():
     )
 
 
+@pytest.mark.slow
 def test_one_function_serves_training_and_test():
     x_train, x_test = inputs(40, 2, 30)
     data = gp.GPRegressionEnvLikelihood(rbf, x_train, x_test, KEY, tau=6, noise_std=0.1)
@@ -186,6 +188,7 @@ def test_one_function_serves_training_and_test():
     assert np.square(errors).mean() < 0.2 * np.square(data.test_function).mean()
 
 
+@pytest.mark.slow
 def test_classes_have_the_probabilities_of_their_logits():
     x_train, x_test = inputs(800, 1, 3)
     data = gp.GPClassificationEnvLikelihood(
@@ -300,6 +303,7 @@ def test_enn_paper_id_is_judged_by_the_posterior():
         np.testing.assert_allclose(mean, cross @ y / (variance + noise), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_ids_of_both_sweeps_share_inputs():
     regression, paper = (
         problems.problem_from_id(f"{name}/120") for name in ("regression", "enn_paper")

@@ -92,6 +92,7 @@ def _uniform(data, prior):
     return lambda x, key: jnp.zeros([len(x), 2])
 
 
+@pytest.mark.slow
 def test_results_go_to_files_and_back(tmp_path):
     for problem_id in testbed.CLASSIFICATION_2D_TEST[:2]:
         problem = testbed.problem_from_id_csv(problem_id, tmp_path)
@@ -116,6 +117,7 @@ def test_results_go_to_files_and_back(tmp_path):
         testbed.load_entries_csv(entries, testbed.CLASSIFICATION_2D_TEST)
 
 
+@pytest.mark.slow
 def test_the_clock_of_training_starts_with_the_data():
     logger = MemoryLogger()
     problem = testbed.LoggingWrapper(

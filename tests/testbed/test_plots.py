@@ -109,6 +109,7 @@ def band(axes, index):
     return vertices[1 : num + 1], vertices[num + 2 : 2 * num + 2][::-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem_id", ["classification/2", "classification/182"])
 def test_class_probabilities_over_the_first_coordinate(problem_id):
     """Also of a dyadic problem, of which only two points were drawn."""
@@ -175,6 +176,7 @@ def test_regression_over_the_first_coordinate(make):
     np.testing.assert_array_equal(points.get_ydata(), data.train_data.y[:, 0])
 
 
+@pytest.mark.slow
 def test_gaussian_process_classes_are_drawn_at_the_cached_inputs():
     x_train, x_test = gp.gaussian_data(jax.random.PRNGKey(0), 4, 2, 6)
     data = gp.GPClassificationEnvLikelihood(

@@ -130,6 +130,7 @@ def test_the_network_of_the_truth():
     np.testing.assert_allclose(logits(points), expected, rtol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("problem_id", "kl", "std", "accs", "eces"),
     [
@@ -155,6 +156,7 @@ def test_uniform_predictions(problem_id, kl, std, accs, eces):
     assert extra["stream"] == "default"
 
 
+@pytest.mark.slow
 def test_the_published_stream_has_the_published_problems():
     with testbed.published_stream():
         problem = testbed.problem_from_id(PLANE)
@@ -174,6 +176,7 @@ def test_an_unknown_problem_is_told_with_its_neighbours():
         testbed.problem_from_id("classification_2d/420")
 
 
+@pytest.mark.slow
 def test_rejected_classes_become_rare():
     prior = testbed.PriorKnowledge(2, 400, 1, 2, 2, temperature=0.1)
     config = testbed.ProblemConfig(prior, seed=3)

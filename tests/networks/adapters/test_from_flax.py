@@ -55,6 +55,7 @@ def _init(enn, index):
     return compiled(enn.init)(key(0), X, index)
 
 
+@pytest.mark.slow
 def test_is_the_module_with_its_own_variables():
     enn = from_flax(Net(), train=True)
     assert isinstance(enn.indexer, PrngIndexer)
@@ -124,6 +125,7 @@ def test_module_with_an_index_may_use_it_as_a_key_too():
     np.testing.assert_allclose(out[out != 0], 2 * X[out != 0])
 
 
+@pytest.mark.slow
 def test_training_then_evaluation_with_the_same_parameters():
     trained = assert_learns(from_flax(Net(), train=True))
     enn = from_flax(Net(), train=False)

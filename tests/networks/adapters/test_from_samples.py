@@ -149,6 +149,7 @@ def test_every_sample_has_its_state():
     assert len(np.unique(np.asarray(outs)[:, 0, 0])) == 3
 
 
+@pytest.mark.slow
 def test_a_network_with_state_needs_states():
     model = _batch_norm(is_training=True)
     samples, states = jax.vmap(model.init, (0, None))(jax.random.split(key(0), 3), X)
@@ -168,6 +169,7 @@ def test_a_network_with_state_needs_states():
     np.testing.assert_array_equal(counters, [0, 1, 0])
 
 
+@pytest.mark.slow
 def test_the_index_of_the_network_is_fixed():
     net = networks.epinet.make_mlp_epinet([4, 2], [4], 3)
     draw = jax.jit(jax.vmap(net.init, (0, None, None)))

@@ -47,6 +47,7 @@ def _output(inputs=INPUTS, index=0, params=None, is_training=False, **changes):
     return _compiled(is_training, **changes)(params, {}, inputs, key(index))[0]
 
 
+@pytest.mark.slow
 def test_golden_values():
     enn = make_bert_enn(
         BertConfig(
@@ -236,6 +237,7 @@ def test_training_without_dropout_is_evaluation():
     np.testing.assert_allclose(out.train, _output().train, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_initial_parameters_are_those_of_the_original_in_either_mode():
     first, second = _params(False), _params(True)
     np.testing.assert_array_equal(
@@ -245,6 +247,7 @@ def test_initial_parameters_are_those_of_the_original_in_either_mode():
     assert not np.array_equal(first[query]["w"], second[query]["w"])
 
 
+@pytest.mark.slow
 def test_masked_lm_head_can_be_left_out_but_keeps_its_parameters():
     without = _enn(masked_lm=False)
     params = _params(masked_lm=False)

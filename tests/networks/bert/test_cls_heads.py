@@ -27,6 +27,7 @@ from tests.support.fast import (
 EPINET = AgentConfig(hiddens=(5,), index_dim=2)
 
 
+@pytest.mark.slow
 def test_golden_values():
     heads = {name: make_head_enn(name, 3) for name in ("epinet", "ensemble", "dropout")}
     heads["baseline"] = make_baseline_head_enn(3, is_training=True)
@@ -152,6 +153,7 @@ def test_settings_reach_the_heads(agent):
         np.testing.assert_allclose(kept.mean(), 5 * 0.1, atol=0.15)
 
 
+@pytest.mark.slow
 def test_prior_scale():
     outs = [
         output(

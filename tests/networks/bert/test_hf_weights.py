@@ -234,6 +234,7 @@ def test_without_masked_lm_head_the_head_is_not_computed(tmp_path, loaded):
     np.testing.assert_allclose(outs[0].train, outs[1].train, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_key_draws_what_is_missing_as_init_does(tmp_path, loaded):
     tensors = {k: v for k, v in _without(HEAD).items() if "pooler" not in k}
     settings, params, _ = load_hf_bert(_save(tmp_path, tensors), key=key(3))

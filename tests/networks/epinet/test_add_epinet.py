@@ -147,6 +147,7 @@ def test_features_may_be_a_function_of_the_output() -> None:
     assert epinet_params["train_epinet/~/mlp/~/linear_0"]["w"].shape == (84 + 3, 5)
 
 
+@pytest.mark.slow
 def test_sentences_get_an_epinet_too() -> None:
     net = next(net for net in DESCRIPTORS if net.name == "bert_eval")
     bert, tokens = net.make(), net.inputs

@@ -9,6 +9,7 @@ from enn.networks.indexers import GaussianIndexer
 from tests.support import cost, fast, golden
 
 
+@pytest.mark.slow
 def test_epinet_gives_the_golden_numbers() -> None:
     x, hidden = golden.X5, golden.normal(6, 7, seed=5)
     epinet = MLPEpinetWithPrior(3, 4, [5], prior_scale=0.5)

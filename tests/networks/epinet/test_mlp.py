@@ -34,6 +34,7 @@ SHAPES = {
 EPINET = make_mlp_epinet([4, 2], [5], 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "make"),
     [
@@ -157,6 +158,7 @@ def test_stop_gradient_and_gradient_to_base_exclude_each_other():
         make_mlp_epinet([4, 2], [5], 3, stop_gradient=True, gradient_to_base=True)
 
 
+@pytest.mark.slow
 def test_the_prior_may_have_hidden_layers_of_its_own():
     enn = make_mlp_epinet([4, 2], [5], 3, prior_epinet_hiddens=[7, 6])
     tree = param_shapes(enn)

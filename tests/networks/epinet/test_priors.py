@@ -40,6 +40,7 @@ def test_cifar_prior_of_the_specification() -> None:
     np.testing.assert_allclose(values[0, :2], [0.052016, 0.118711], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
@@ -60,6 +61,7 @@ def test_imagenet_priors_of_the_specification(make: Any, expected: list[float]) 
             prior(jnp.ones(shape), index)
 
 
+@pytest.mark.slow
 @pytest.mark.strict
 @pytest.mark.parametrize(
     ("partitionable", "legacy_stream", "transform", "expected"),
@@ -83,6 +85,7 @@ def test_prior_comes_from_the_stream_asked_for(
         np.testing.assert_allclose(values(ONES)[0, :2], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_imagenet_mlp_prior_takes_the_stream_asked_for() -> None:
     images, index = golden.normal(1, 224, 224, 3, seed=6), jnp.ones(1)
     make = functools.partial(make_imagenet_mlp_prior, 1, (), 2)
@@ -92,6 +95,7 @@ def test_imagenet_mlp_prior_takes_the_stream_asked_for() -> None:
     assert not np.allclose(make()(images, index), expected)
 
 
+@pytest.mark.slow
 def test_value_is_the_sum_of_networks_weighted_by_the_index() -> None:
     # The slow way: every network on its own, its parameters drawn from its own key.
     net = conv_prior_net(4, (2, 3), (3, (2, 4)), (2, 2))

@@ -102,6 +102,7 @@ def test_checkpoint_holds_what_the_config_says() -> None:
     assert saved.num_loads == 0
 
 
+@pytest.mark.slow
 def test_checkpoint_of_a_trained_base_reads_it_with_the_epinet() -> None:
     saved = Checkpoint(stateful_base())
     config = _config(saved.checkpoint, freeze_base=False)

@@ -175,6 +175,7 @@ def test_rows_share_the_draw_of_an_index() -> None:
     np.testing.assert_allclose(out / out[:1], [[1], [1], [2]], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_on_a_base_network_the_mean_is_the_base() -> None:
     net = networks.epinet.make_mlp_epinet([4, 2], [4], 3)
     x = np.ones([3, 5], np.float32)

@@ -69,6 +69,7 @@ def _loss(w: Any, a: Any, signs: tuple[int, ...] = (1, -1)) -> jax.Array:
     return jnp.mean(jax.vmap(at_index)(indices)) + LAM / 5 * penalty
 
 
+@pytest.mark.slow
 def test_the_optimum_of_two_columns() -> None:
     total = _optimum(XI_2, PRIOR_2)
     np.testing.assert_allclose(total - PRIOR_2, A_2, rtol=1e-6)
@@ -90,6 +91,7 @@ def test_indices_of_one_sign_couple_mean_and_spread() -> None:
     np.testing.assert_allclose(grad, [0.1206496, -0.0224981], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_no_gradient_reaches_features_and_prior() -> None:
     enn = networks.make_linear_hyper_mlp_enn([4, 3], 5)
     x = np.ones([2, 3], np.float32)

@@ -100,6 +100,7 @@ def test_features_by_hand() -> None:
     jax.tree.map(np.testing.assert_array_equal, state, FIXED)
 
 
+@pytest.mark.slow
 def test_the_variance_on_fixed_features() -> None:
     def net(x: Any) -> Any:
         features = networks.RandomFourierFeatures(**PLAIN)(x)
@@ -174,6 +175,7 @@ def test_inputs_are_projected_on_fixed_directions() -> None:
     np.testing.assert_allclose(features, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_far_from_the_data_the_variance_is_the_prior_s() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 1)).astype(np.float32)
@@ -196,6 +198,7 @@ def test_far_from_the_data_the_variance_is_the_prior_s() -> None:
     assert far > 0.7 * prior
 
 
+@pytest.mark.slow
 def test_the_mlp_trains_its_weights_alone() -> None:
     x = np.ones([3, 2], np.float32)
     enn = networks.make_sngp_mlp_enn([5, 4, 2], 16)

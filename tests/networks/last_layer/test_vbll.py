@@ -59,6 +59,7 @@ def test_at_the_exact_posterior_the_bound_is_the_evidence() -> None:
     np.testing.assert_allclose(out.extra["last_layer_kl"], 2.5251881, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 5])
 def test_there_the_gradient_is_zero(rows: int) -> None:
     batches = [
@@ -85,6 +86,7 @@ def test_values_elsewhere() -> None:
     np.testing.assert_allclose(loss, 1.0922250, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_outputs_are_summed_each_with_its_own_noise() -> None:
     data = ArrayBatch(x=D1.x, y=np.hstack([D1.y, 2 * D1.y]))
     params = _params(np.hstack([MEAN, -MEAN]), LOWER)
@@ -95,6 +97,7 @@ def test_outputs_are_summed_each_with_its_own_noise() -> None:
     np.testing.assert_allclose(_loss(params, data, enn), 6.1723353, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("structure", ["per_output", "diagonal"])
 def test_indices_have_mean_and_variance_of_the_bound(structure: Any) -> None:
     enn = _layer(2, structure=structure)
@@ -132,6 +135,7 @@ def test_the_categorical_bound() -> None:
     assert bound > log_probs @ product - 0.2
 
 
+@pytest.mark.slow
 def test_learned_noise_has_a_prior() -> None:
     params = _params(MEAN, LOWER, log_noise_std=np.log([0.5]))
     loss = _loss(params, enn=_layer(noise_std=None))

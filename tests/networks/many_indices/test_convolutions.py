@@ -55,6 +55,7 @@ def _training_loss(enn: base.EpistemicNetwork, num_indices: int) -> Any:
     return loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [_lenet, _vgg, _resnet_v1, _resnet_v2, _own_model], ids=lambda f: f.__name__
 )

@@ -54,6 +54,7 @@ def test_random_keys_as_indices() -> None:
         np.testing.assert_array_equal(draw, jax.random.uniform(key, (2,)))
 
 
+@pytest.mark.slow
 def test_gradients_pass_through_the_loop() -> None:
     def total(x: jax.Array, batch_z: int) -> jax.Array:
         return jnp.sum(jnp.square(outputs(x, INDICES, batch_z)["product"]))

@@ -13,6 +13,7 @@ from tests.support.resnets import IMAGES, TINY, V1
 ILL_CONDITIONED = r"final_out|hidden_1[345]|state\|.*(final_batch|block_v2_1[345])"
 
 
+@pytest.mark.slow
 def test_resnet18_gives_the_golden_numbers() -> None:
     enn = EnsembleResNetENN(5, 2, config=CanonicalResNets.RESNET_18.value)
     golden.assert_enn_matches(

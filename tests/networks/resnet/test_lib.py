@@ -70,6 +70,7 @@ TREES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "final_out"), [(V1, [0.470115, 0.164236]), (V2, [0.999996, 0.0])]
 )
