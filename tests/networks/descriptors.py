@@ -132,7 +132,9 @@ def _projected_mlp() -> base.EpistemicNetwork:
     )
 
 
-def _bert(is_training: bool, shared: bool = False) -> base.EpistemicNetwork:
+def _bert(
+    is_training: bool, shared: bool = False, pooling: str = "first"
+) -> base.EpistemicNetwork:
     config = BertConfig(
         vocab_size=8,
         hidden_size=6,
@@ -141,6 +143,7 @@ def _bert(is_training: bool, shared: bool = False) -> base.EpistemicNetwork:
         intermediate_size=6,
         max_position_embeddings=8,
         type_vocab_size=2,
+        pooling=pooling,
     )
     return make_bert_enn(config, is_training, shared)
 
@@ -334,6 +337,7 @@ DESCRIPTORS = [
     ),
     Descriptor("resnet_epinet", _resnet_epinet, IMAGES),
     Descriptor("bert_eval", lambda: _bert(False), TOKENS, 6),
+    Descriptor("bert_mean", lambda: _bert(False, pooling="mean"), TOKENS, 6),
     Descriptor("bert_training", lambda: _bert(True), TOKENS, 6, draws_per_row=True),
     Descriptor("bert_shared_dropout", lambda: _bert(True, shared=True), TOKENS, 6),
     Descriptor("bert_epinet_head", lambda: make_head_enn("epinet", 2, HEAD), X),

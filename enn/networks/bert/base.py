@@ -13,6 +13,7 @@ from enn.networks.base import OutputWithPrior
 TF_LAYERNORM_EPSILON = 1e-12
 
 HIDDEN_ACTS = ("gelu", "gelu_exact", "relu", "silu")
+POOLINGS = ("first", "mean")
 
 _NO_EXTRA: dict[str, chex.Array] = {}
 
@@ -74,10 +75,14 @@ class BertConfig:
       layer_norm_eps: added to the variance in layer normalisation.
       masked_lm: whether outputs hold `logits` and `log_probs` of the masked language
         model. Its parameters exist either way.
+      pooling: what the output of a sequence is: `"first"` for tanh of a linear layer
+        on its first token; `"mean"` for the mean of the last layer over its tokens,
+        without padding, as in sentence encoders (Reimers & Gurevych, 2019,
+        https://arxiv.org/abs/1908.10084). The parameters are the same.
 
     Raises:
       ValueError: for sizes that are not integers >= 1, a hidden size that heads do
-        not divide, rates outside [0, 1) and unknown activations.
+        not divide, rates outside [0, 1), unknown activations and poolings.
     """
 
     vocab_size: int
@@ -93,6 +98,7 @@ class BertConfig:
     initializer_range: float = 0.02
     layer_norm_eps: float = TF_LAYERNORM_EPSILON
     masked_lm: bool = True
+    pooling: str = "first"
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -107,6 +113,7 @@ class BertConfig:
                 f"{self.hidden_size} and {self.num_attention_heads}."
             )
         _checks.one_of("hidden_act", self.hidden_act, HIDDEN_ACTS)
+        _checks.one_of("pooling", self.pooling, POOLINGS)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "BertConfig":

@@ -85,6 +85,7 @@ class BERT(hk.Module):
         hidden_act: str = "gelu",
         layer_norm_eps: float = TF_LAYERNORM_EPSILON,
         masked_lm: bool = True,
+        pooling: str = "first",
     ):
         super().__init__(name=name)
         self.config = BertConfig(
@@ -101,6 +102,7 @@ class BERT(hk.Module):
             initializer_range,
             layer_norm_eps,
             masked_lm,
+            pooling,
         )
         vars(self).update(dataclasses.asdict(self.config))
         self.size_per_head = hidden_size // num_attention_heads
@@ -122,9 +124,9 @@ class BERT(hk.Module):
           is_training: whether dropout is on; it takes keys from Haiku.
 
         Returns:
-          `OutputWithPrior` whose `train` is the pooled output `[batch, hidden_size]`:
-          tanh of a linear layer on the first token. Its `extra` holds
-          `pooled_output`, `hidden_layer_i` of every layer
+          `OutputWithPrior` whose `train` is the pooled output `[batch, hidden_size]`,
+          see `pooling` of `BertConfig`; zeros for the mean of no token. Its `extra`
+          holds `pooled_output`, `hidden_layer_i` of every layer
           `[batch, length, hidden_size]` and, with `masked_lm`, `logits` and
           `log_probs` `[batch, length, vocab_size]`.
 
@@ -160,6 +162,10 @@ class BERT(hk.Module):
             extra["log_probs"] = jax.nn.log_softmax(logits)
         pooler = self._linear("pooler_dense", config.hidden_size)
         pooled = jnp.tanh(pooler(hidden[:, 0]))
+        if config.pooling == "mean":
+            weights = jnp.asarray(input_mask, hidden.dtype)[..., None]
+            num_tokens = jnp.maximum(weights.sum(axis=1), 1)
+            pooled = (hidden * weights).sum(axis=1) / num_tokens
         extra["pooled_output"] = pooled
         return OutputWithPrior(pooled, jnp.zeros_like(pooled), extra)
 

@@ -76,6 +76,7 @@ def load_hf_bert(
     path: str | os.PathLike[str],
     key: chex.PRNGKey | None = None,
     ignore: Sequence[str] = (),
+    pooling: str = "first",
 ) -> tuple[BertConfig, hk.Params, hk.State]:
     """Loads a BERT checkpoint in Hugging Face's layout for `make_bert_enn`.
 
@@ -90,8 +91,8 @@ def load_hf_bert(
     Nothing is drawn at random unless `key` is given. A checkpoint without a
     masked-LM head, such as a sentence encoder, then gives a configuration with
     `masked_lm=False`, and zeros as that head's parameters: outputs hold no `logits`.
-    A checkpoint without a pooler is an error then, since the pooler makes the
-    network's output.
+    A checkpoint without a pooler is an error then, unless `pooling` is `"mean"`, since
+    the pooler makes the network's output.
 
     The configuration has the checkpoint's own activation, for which Hugging Face's
     `"gelu"` is `"gelu_exact"` here. The head of next-sentence prediction and stored
@@ -105,6 +106,8 @@ def load_hf_bert(
         `make_bert_enn(config, is_training=False)` draws them.
       ignore: what names of tensors without a place in the network may begin with,
         such as `["classifier."]`.
+      pooling: that of the configuration: `"mean"` for most sentence encoders, whose
+        file `1_Pooling/config.json` tells.
 
     Returns:
       `(config, params, state)`, the state being empty.
@@ -112,13 +115,14 @@ def load_hf_bert(
     Raises:
       ImportError: without safetensors, which the extra `bert` installs.
       ValueError: naming every tensor that is missing, unexpected or of another shape
-        than the configuration says, or two that have one place; and for a checkpoint
-        of another architecture.
+        than the configuration says, or two that have one place; for a checkpoint
+        of another architecture and an unknown `pooling`.
     """
     file = pathlib.Path(path)
     if file.suffix != ".safetensors":
         file = file / "model.safetensors"
     config = _read_config(file.with_name("config.json"))
+    config = dataclasses.replace(config, pooling=pooling)
     tensors = _read_tensors(file)
     absent = [
         part
@@ -126,7 +130,7 @@ def load_hf_bert(
         if not any(name.startswith(part) for name in tensors)
     ]
     problems = _untie(tensors)
-    if _POOLER in absent and key is None:
+    if _POOLER in absent and key is None and pooling == "first":
         problems.append("it has no pooler: give a key to draw one")
 
     shapes = jax.eval_shape(_init(config), jax.random.key(0))

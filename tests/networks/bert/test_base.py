@@ -55,6 +55,7 @@ def test_from_dict_names_what_it_does_not_know():
         ({"hidden_dropout_prob": 1.0}, r"hidden_dropout_prob must be in \[0, 1\)"),
         ({"attention_probs_dropout_prob": -0.1}, "attention_probs_dropout_prob"),
         ({"hidden_act": "swoosh"}, "'gelu', 'gelu_exact', 'relu', 'silu'; got"),
+        ({"pooling": "max"}, "pooling must be one of 'first', 'mean'; got 'max'"),
     ],
 )
 def test_configurations_out_of_range(changes, message):

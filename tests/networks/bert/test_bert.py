@@ -47,6 +47,10 @@ def _output(inputs=INPUTS, index=0, params=None, is_training=False, **changes):
     return _compiled(is_training, **changes)(params, {}, inputs, key(index))[0]
 
 
+def _any_nonzero(tree):
+    return any(np.any(leaf) for leaf in jax.tree.leaves(tree))
+
+
 @pytest.mark.slow
 def test_golden_values():
     enn = make_bert_enn(
@@ -245,6 +249,52 @@ def test_initial_parameters_are_those_of_the_original_in_either_mode():
     )
     query = "BERT/~_bert_layer/query_0"
     assert not np.array_equal(first[query]["w"], second[query]["w"])
+
+
+def test_the_mean_over_tokens_leaves_parameters_as_they_are():
+    params = _params(pooling="mean")
+    jax.tree.map(np.testing.assert_array_equal, params, _params())
+    out = _output(params=params, pooling="mean")
+    hidden = np.asarray(out.extra["hidden_layer_0"])
+    means = np.stack([hidden[0, :4].mean(axis=0), hidden[1, :3].mean(axis=0)])
+    np.testing.assert_allclose(out.train, means, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(out.train, out.extra["pooled_output"])
+
+
+def test_padding_does_not_change_the_mean_over_tokens():
+    params, _ = random_params(_enn(), INPUTS)
+    short = BertInput(IDS[:1, :4])
+    ids = jnp.concatenate([IDS[:1, :4], jnp.full([1, 2], 9)], axis=1)
+    mask = (jnp.arange(6) < 4)[None]
+    padded = BertInput(ids, None, mask)
+    out, wanted = (
+        _output(x, params=params, pooling="mean").train for x in (padded, short)
+    )
+    np.testing.assert_allclose(out, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_the_mean_of_no_token_is_zero():
+    out = _output(INPUTS._replace(input_mask=0 * IDS), pooling="mean")
+    np.testing.assert_array_equal(out.train, np.zeros([2, 6]))
+
+
+@pytest.mark.slow
+def test_gradients_of_the_mean_reach_every_layer_but_none_of_padding():
+    params, _ = random_params(_enn(), INPUTS)
+    apply = _compiled(pooling="mean")
+
+    def loss(params):
+        return (apply(params, {}, INPUTS, key(0))[0].train ** 2).sum()
+
+    gradients = jax.jit(jax.grad(loss))(params)
+    unused = {"BERT/pooler_dense", "BERT/mlm_dense", "BERT/mlm_ln", "BERT/mlm_bias"}
+    still = {name for name, leaves in gradients.items() if not _any_nonzero(leaves)}
+    assert still == unused
+    words = gradients["BERT/word_embeddings"]["embeddings"]
+    positions = gradients["BERT/position_embeddings"]["embeddings"]
+    np.testing.assert_array_equal(words[0], 0)
+    np.testing.assert_array_equal(positions[4:], 0)
+    assert (np.abs(positions[:4]).max(axis=1) > 1e-4).all()
 
 
 @pytest.mark.slow

@@ -251,6 +251,16 @@ def test_without_pooler_a_key_is_needed(tmp_path):
         load_hf_bert(_save(tmp_path, _without("pooler.")))
 
 
+def test_mean_pooling_needs_no_pooler(tmp_path, loaded):
+    folder = _save(tmp_path, _without("pooler."))
+    settings, params, _ = load_hf_bert(folder, pooling="mean")
+    assert settings == config(
+        hidden_act="gelu_exact", layer_norm_eps=1e-6, pooling="mean"
+    )
+    pooler = {"BERT/pooler_dense": {"w": np.zeros([6, 6]), "b": np.zeros(6)}}
+    _assert_trees_equal(params, loaded[1] | pooler)
+
+
 def test_tensors_to_ignore(tmp_path, loaded):
     tensors = _tensors() | {"classifier.weight": np.ones([2, 6], np.float32)}
     folder = _save(tmp_path, tensors)
