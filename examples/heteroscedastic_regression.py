@@ -8,7 +8,6 @@ import optax
 from enn import losses, metrics, networks, supervised, utils
 from enn.datasets import ArrayBatch
 from enn.supervised import plots
-from enn.supervised.base import sample_predictions
 
 
 def main(num_steps: int = 1000, picture: str = "") -> tuple[float, float]:
@@ -24,11 +23,12 @@ def main(num_steps: int = 1000, picture: str = "") -> tuple[float, float]:
     opt = optax.adam(3e-3)
     experiment = supervised.Experiment(enn, loss_fn, opt, batches, train_log_freq=100)
     experiment.train(num_steps)
-    outputs = sample_predictions(experiment, x[500:], 30)
+    outputs = supervised.sample_predictions(experiment, x[500:], 30)
     nll = metrics.make_mixture_nll_calculator(loss.parse)(outputs, y[500:])
     if picture:
         grid = np.linspace(-2, 2, 200)
-        mean, std = loss.parse(sample_predictions(experiment, grid[:, None], 30))
+        outputs = supervised.sample_predictions(experiment, grid[:, None], 30)
+        mean, std = loss.parse(outputs)
         figure, axes = plots.make_figure()
         spread = np.asarray(mean), np.asarray(std)
         plots.draw_uncertainties(axes[0, 0], grid, *spread, x[:500], y[:500])

@@ -1,6 +1,6 @@
 """Experiments: training a network and evaluating it."""
 
-from enn.supervised.base import BaseExperiment
+from enn.supervised.base import BaseExperiment, sample_predictions
 from enn.supervised.loop import NonFiniteError
 from enn.supervised.many import ManyExperiments
 from enn.supervised.multiloss_experiment import (
@@ -24,5 +24,6 @@ __all__ = [
     "TestExperiment",
     "TrainingState",
     "make_test_experiment",
+    "sample_predictions",
     "saved_steps",
 ]
