@@ -26,7 +26,9 @@ class Logger(Protocol):
 def plain(values: LoggingData) -> dict[str, Any]:
     """Returns a row as Python numbers, strings and lists, ready for `json.dumps`.
 
-    >>> plain({"loss": np.float32(0.5), "sizes": np.array([1, 2])})
+    >>> import numpy as np
+    >>> from enn import loggers
+    >>> loggers.plain({"loss": np.float32(0.5), "sizes": np.array([1, 2])})
     {'loss': 0.5, 'sizes': [1, 2]}
     """
     return {name: _plain(value) for name, value in _fetch(values).items()}

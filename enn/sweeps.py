@@ -79,13 +79,14 @@ def run_sweep(
     Ctrl-C cancels what has not begun.
 
     >>> import tempfile
+    >>> from enn import sweeps
     >>> def square(task):
     ...     return {"n": [0, 1], "square": [0, task["scale"]]}
     >>> directory = tempfile.mkdtemp()
     >>> tasks = [{"scale": 2.5}, {"scale": 4.0}]
-    >>> len(run_sweep(square, tasks, directory, progress=False))
+    >>> len(sweeps.run_sweep(square, tasks, directory, progress=False))
     2
-    >>> sorted(load(directory)["square"].tolist())
+    >>> sorted(sweeps.load(directory)["square"].tolist())
     [0.0, 0.0, 2.5, 4.0]
 
     Args:

@@ -50,15 +50,16 @@ def check_enn(
     - `gradients`: finite, not all zero, and those of a sum over indices are the sum.
     - `saving`: parameters and state are trees of arrays that hold all they need to.
 
-    >>> from enn import networks
+    >>> import jax.numpy as jnp, numpy as np
+    >>> from enn import base, networks, testing
     >>> x = np.ones([4, 3], np.float32)
-    >>> check_enn(networks.MLPEnsembleMatchedPrior([8, 2], num_ensemble=3), x)
+    >>> testing.check_enn(networks.MLPEnsembleMatchedPrior([8, 2], num_ensemble=3), x)
     >>> def apply(params, state, inputs, index):
-    ...     return jnp.sum(inputs * params["w"]), state
+    ...     return jnp.sum(inputs @ params["w"]), state
     >>> def init(key, inputs, index):
     ...     return {"w": jnp.ones(3)}, {}
     >>> own = base.EpistemicNetwork(apply, init, networks.PrngIndexer())
-    >>> check_enn(own, x)
+    >>> testing.check_enn(own, x)
     Traceback (most recent call last):
     enn.testing.BrokenContractError: The network breaks its contract.
     - output: predictions must be [batch, ...] with 4 rows, got shape [].

@@ -27,7 +27,8 @@ Method = Literal["thr", "aps", "raps"]
 def conformal_quantile(scores: chex.Array, alpha: float) -> float:
     """Returns the k-th smallest score for k = ⌈(n + 1)(1 - α)⌉, infinite if k > n.
 
-    >>> conformal_quantile([0.1, 0.5, 0.2, 0.4], alpha=0.4)
+    >>> from enn import calibration
+    >>> calibration.conformal_quantile([0.1, 0.5, 0.2, 0.4], alpha=0.4)
     0.4
 
     Args:
@@ -92,7 +93,8 @@ def raps_scores(
     (Angelopoulos et al., 2021, https://arxiv.org/abs/2009.14193).
 
     >>> import numpy as np
-    >>> raps_scores(np.array([[0.5, 0.25, 0.25]]), penalty=1.0).tolist()
+    >>> from enn import calibration
+    >>> calibration.raps_scores(np.array([[0.5, 0.25, 0.25]]), penalty=1.0).tolist()
     [[0.5, 1.75, 3.0]]
 
     Args:

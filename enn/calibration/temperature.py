@@ -20,9 +20,10 @@ def fit_temperature(logits: chex.Array, labels: chex.Array, tau: int = 1) -> flo
     predictions are scaled with it.
 
     >>> import numpy as np
+    >>> from enn import calibration
     >>> logits = np.tile([4.0, 0.0], [1, 10, 1])
     >>> labels = np.array([0] * 8 + [1] * 2)
-    >>> round(fit_temperature(logits, labels), 4)  # 80 % sure: 4 / log 4.
+    >>> round(calibration.fit_temperature(logits, labels), 4)  # 80 % sure: 4 / log 4.
     2.8854
 
     Args:

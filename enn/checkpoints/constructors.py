@@ -25,7 +25,9 @@ def register_constructor(constructor: Constructor) -> Constructor:
     Also a decorator. `load_enn` calls only what was registered before, and the
     functions and classes of `enn.networks` and `enn.networks.epinet`.
 
-    >>> @register_constructor
+    >>> from enn import checkpoints, networks
+    >>> from enn.checkpoints.constructors import build
+    >>> @checkpoints.register_constructor
     ... def make_small_ensemble(num_outputs):
     ...     return networks.MLPEnsembleMatchedPrior([8, num_outputs], num_ensemble=4)
     >>> arguments = {"num_outputs": 2}

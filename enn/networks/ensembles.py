@@ -133,7 +133,7 @@ def make_ensemble(
     >>> import haiku as hk, jax, numpy as np
     >>> from enn import networks
     >>> enn = networks.wrap_net_fn_as_enn(lambda x: hk.nets.MLP([4, 2])(x))
-    >>> ensemble = make_ensemble(enn, num_ensemble=3)
+    >>> ensemble = networks.make_ensemble(enn, num_ensemble=3)
     >>> x, index = np.ones([5, 3]), ensemble.indexer(jax.random.key(1))
     >>> params, state = ensemble.init(jax.random.key(0), x, index)
     >>> params["mlp/~/linear_0"]["w"].shape  # [num_ensemble, ...]

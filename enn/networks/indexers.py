@@ -136,7 +136,9 @@ class GaussianWithUnitIndexer(_VectorIndexer):
 class SphereIndexer(IsotropicIndexer):
     """Uniform on the sphere of radius √index_dim, so that E zzᵀ = I: `[index_dim]`.
 
-    >>> z = SphereIndexer(4)(jax.random.key(0))
+    >>> import jax
+    >>> from enn import networks
+    >>> z = networks.SphereIndexer(4)(jax.random.key(0))
     >>> round(float(z @ z), 4)
     4.0
 
@@ -153,7 +155,8 @@ class SphereIndexer(IsotropicIndexer):
 class SignedAxisIndexer(IsotropicIndexer):
     """Uniform over ±√index_dim · eᵢ, so that E zzᵀ = I: `[index_dim]`.
 
-    >>> SignedAxisIndexer(1).all_indices()
+    >>> from enn import networks
+    >>> networks.SignedAxisIndexer(1).all_indices()
     Array([[ 1.],
            [-1.]], dtype=float32)
 

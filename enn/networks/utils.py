@@ -236,14 +236,15 @@ def wrap_stochastic_fn_as_enn(
     The index is the PRNG key of those draws. Initialisation does not read it.
 
     >>> import haiku as hk, jax, numpy as np
+    >>> from enn import networks
     >>> def net_fn(x):
     ...     return hk.Linear(2)(hk.dropout(hk.next_rng_key(), 0.5, x))
-    >>> enn = wrap_stochastic_fn_as_enn(net_fn)
+    >>> enn = networks.wrap_stochastic_fn_as_enn(net_fn)
     >>> equal_rows = np.ones([4, 3])
     >>> index = enn.indexer(jax.random.key(1))
     >>> params, state = enn.init(jax.random.key(0), equal_rows, index)
     >>> out, _ = enn.apply(params, state, equal_rows, index)
-    >>> bool((out == out[0]).all())
+    >>> bool((out == out[:1]).all())
     True
 
     Args:

@@ -82,13 +82,13 @@ def fit_laplace(
     stream through memory once.
 
     >>> import haiku as hk, jax, numpy as np
-    >>> from enn import datasets, networks
+    >>> from enn import datasets, networks, posteriors
     >>> enn = networks.wrap_net_fn_as_enn(lambda x: hk.Linear(1)(x))
     >>> x = np.array([[-1.5], [-0.5], [0.0], [1.0], [2.0]])
     >>> y = np.array([[-1.2], [0.3], [0.1], [1.1], [1.4]])
     >>> params = {"linear": {"w": np.array([[0.691]]), "b": np.array([0.192])}}
     >>> data = datasets.ArrayBatch(x=x, y=y)
-    >>> posterior = fit_laplace(
+    >>> posterior = posteriors.fit_laplace(
     ...     enn, params, {}, data, "gaussian", last_layer="linear", noise_std=0.5
     ... )
     >>> forward = networks.make_batch_fwd(posterior.enn, num_enn_samples=1000)

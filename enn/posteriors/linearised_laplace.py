@@ -73,12 +73,14 @@ def fit_linearised_laplace(
     directions while data stream by, and is exact if H has no more.
 
     >>> import haiku as hk, jax, numpy as np
-    >>> from enn import datasets, networks
+    >>> from enn import datasets, networks, posteriors
     >>> enn = networks.wrap_net_fn_as_enn(lambda x: hk.nets.MLP([4, 2])(x))
     >>> x = np.linspace(-1, 1, 12).reshape(6, 2).astype(np.float32)
     >>> data = datasets.ArrayBatch(x=x, y=np.array([[0], [1], [1], [0], [1], [0]]))
     >>> params, state = enn.init(jax.random.key(0), x, jax.random.key(0))
-    >>> posterior = fit_linearised_laplace(enn, params, state, data, "categorical")
+    >>> posterior = posteriors.fit_linearised_laplace(
+    ...     enn, params, state, data, "categorical"
+    ... )
     >>> posterior.params["linearised_laplace"]["factor"].shape
     (22, 22)
 

@@ -66,7 +66,8 @@ def gaussian_prior_scale(variance: float, num_data: int) -> float:
 
     The mean loss of `num_data` rows has the penalty Σθ² / (2 · variance · num_data).
 
-    >>> gaussian_prior_scale(variance=10.0, num_data=1000)
+    >>> from enn import posteriors
+    >>> posteriors.gaussian_prior_scale(variance=10.0, num_data=1000)
     5e-05
 
     Args:
@@ -124,8 +125,9 @@ def sgld(
     choose η so that this is near one.
 
     >>> import jax.numpy as jnp
+    >>> from enn import posteriors
     >>> params = jnp.array(0.5)
-    >>> sampler = sgld(learning_rate=0.1, num_data=1000)
+    >>> sampler = posteriors.sgld(learning_rate=0.1, num_data=1000)
     >>> updates, _ = sampler.update(params, sampler.init(params), params)
     >>> round(float(params + updates), 5)  # Of the loss θ²/2, whose gradient is θ.
     0.41546

@@ -125,9 +125,12 @@ def draw_swag_samples(
     `jax.random.split(key, num_samples)`, whose first half draws w, and whose second is
     split over the leaves of z.
 
-    >>> import jax.numpy as jnp
-    >>> still = Moments(2, jnp.array([3.0]), jnp.zeros([1]), jnp.zeros([2, 1]))
-    >>> draw_swag_samples(still, jax.random.key(0), num_samples=2).tolist()
+    >>> import jax, jax.numpy as jnp
+    >>> from enn import posteriors
+    >>> still = posteriors.Moments(
+    ...     2, jnp.array([3.0]), jnp.zeros([1]), jnp.zeros([2, 1])
+    ... )
+    >>> posteriors.draw_swag_samples(still, jax.random.key(0), num_samples=2).tolist()
     [[3.0], [3.0]]
 
     Args:

@@ -178,14 +178,17 @@ def track_samples(
     the parameters for each sample. Where each step is a dispatch of its own the whole
     record is copied at every step: then rather copy the parameters between steps.
 
-    >>> import jax.numpy as jnp
-    >>> counter = track_samples(optax.sgd(1.0), num_samples=3, every=2, burn_in=3)
+    >>> import jax.numpy as jnp, optax
+    >>> from enn import posteriors
+    >>> counter = posteriors.track_samples(
+    ...     optax.sgd(1.0), num_samples=3, every=2, burn_in=3
+    ... )
     >>> params = jnp.array(0.0)
     >>> state = counter.init(params)
     >>> for _ in range(10):
     ...     updates, state = counter.update(jnp.array(-1.0), state, params)
     ...     params = optax.apply_updates(params, updates)
-    >>> get_samples(state).tolist()
+    >>> posteriors.get_samples(state).tolist()
     [5.0, 7.0, 9.0]
 
     Args:

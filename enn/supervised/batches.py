@@ -29,6 +29,8 @@ def as_batches(data: Any) -> Iterator[Any]:
     over anew, such as PyTorch's or a list of batches, starts again whenever it ends.
     Arrays in memory, as an `ArrayBatch`, a pair or a dict, are one batch of all rows.
 
+    >>> import numpy as np
+    >>> from enn.supervised.batches import as_batch, as_batches
     >>> batches = as_batches((np.zeros([3, 2]), np.arange(3)))
     >>> next(batches).y.shape
     (3, 1)

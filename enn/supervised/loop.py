@@ -136,11 +136,13 @@ class TrainLoop:
     and, within a step, of losses.
 
     >>> import jax, numpy as np, optax
+    >>> from enn import supervised
+    >>> from enn.supervised.loop import Chunk, TrainLoop
     >>> def loss(params, state, batch, key):
     ...     return ((params["w"] - batch) ** 2).mean(), (state, {})
     >>> optimizer = optax.sgd(0.5)
     >>> params = {"w": np.float32(0)}
-    >>> state = TrainingState(params, {}, optimizer.init(params))
+    >>> state = supervised.TrainingState(params, {}, optimizer.init(params))
     >>> chunk = Chunk(2, batches=[np.ones([4, 8], np.float32)])
     >>> trained = TrainLoop([loss], optimizer).run(state, jax.random.key(0), chunk)
     >>> float(trained.state.params["w"])

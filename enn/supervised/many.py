@@ -50,8 +50,9 @@ class ManyExperiments:
     learning rate, prior scale, noise or L2 scale may differ from run to run, while
     widths, numbers of members and anything else that decides shapes may not.
 
-    >>> from enn import losses, networks
-    >>> many = ManyExperiments(
+    >>> import jax, numpy as np, optax
+    >>> from enn import losses, networks, supervised
+    >>> many = supervised.ManyExperiments(
     ...     lambda hyper: networks.MLPEnsembleMatchedPrior(
     ...         [4, 1], num_ensemble=2, prior_scale=hyper["prior_scale"]
     ...     ),

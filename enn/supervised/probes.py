@@ -42,7 +42,9 @@ def record(
     The inputs are made up: only the shapes and types of `inputs` matter, and no row of
     data gets into the probe.
 
+    >>> import jax, numpy as np
     >>> from enn import networks
+    >>> from enn.supervised.probes import record
     >>> def predictions(seed, rows):
     ...     enn = networks.MLPEnsembleMatchedPrior([2], num_ensemble=3, seed=seed)
     ...     params, state = enn.init(jax.random.key(0), rows, 0)

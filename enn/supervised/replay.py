@@ -33,7 +33,9 @@ class Replay(Iterator[ArrayBatch]):
     Raises:
       ValueError: unless `capacity` and `batch_size` are integers >= 1.
 
-    >>> replay = Replay(capacity=2, batch_size=8)
+    >>> import numpy as np
+    >>> from enn import supervised
+    >>> replay = supervised.Replay(capacity=2, batch_size=8)
     >>> for x in [1.0, 2.0, 3.0]:  # The third row takes the place of the first.
     ...     replay.add(x=np.array([[x]]), y=np.array([10 * x]))
     >>> batch = next(replay)

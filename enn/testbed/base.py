@@ -122,6 +122,7 @@ def stream_name() -> str:
 def run(agent: TestbedAgent, problem: TestbedProblem) -> ENNQuality:
     """Trains an agent on a problem, and returns how good its predictions are.
 
+    >>> import jax
     >>> from enn import testbed
     >>> def uniform(data, prior):
     ...     return lambda x, key: jax.numpy.zeros([len(x), prior.num_classes])

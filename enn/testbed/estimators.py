@@ -75,7 +75,9 @@ def parse_kl_estimates(kl_estimates: chex.Array) -> ENNQuality:
     Args:
       kl_estimates: `[num_test_seeds]`.
 
-    >>> float(parse_kl_estimates([1.0, 2.0, np.inf, -1.0]).kl_estimate)
+    >>> import numpy as np
+    >>> from enn import testbed
+    >>> float(testbed.parse_kl_estimates([1.0, 2.0, np.inf, -1.0]).kl_estimate)
     1.0
     """
     kls = np.asarray(kl_estimates, np.float32)

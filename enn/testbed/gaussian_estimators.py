@@ -26,7 +26,9 @@ def gaussian_log_likelihood(err: Array, cov: Array) -> jax.Array:
     Returns:
       `[num_columns]`.
 
-    >>> ll = gaussian_log_likelihood(jnp.zeros([1, 1]), 4 * jnp.eye(1))
+    >>> import jax.numpy as jnp
+    >>> from enn import testbed
+    >>> ll = testbed.gaussian_log_likelihood(jnp.zeros([1, 1]), 4 * jnp.eye(1))
     >>> round(float(ll[0]), 4)  # -½ log(2π · 4)
     -1.6121
     """

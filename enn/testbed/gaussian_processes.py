@@ -45,7 +45,10 @@ def linear_kernel(x1: np.ndarray, x2: np.ndarray) -> np.ndarray:
 
     Weights and bias are normal with variance 1/D.
 
-    >>> float(linear_kernel(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]]))[0, 0])
+    >>> import numpy as np
+    >>> from enn import testbed
+    >>> x, y = np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]])
+    >>> float(testbed.linear_kernel(x, y)[0, 0])
     6.0
     """
     return (x1 @ x2.T + 1) / x1.shape[1]
@@ -58,8 +61,10 @@ def mlp_kernel(x1: np.ndarray, x2: np.ndarray) -> np.ndarray:
     cos θ = k₁₂ / √(k₁₁k₂₂) (Cho and Saul, 2009, eq. 3 to 6, at degree 1); the first
     starts from `linear_kernel`.
 
+    >>> import numpy as np
+    >>> from enn import testbed
     >>> x = np.array([[1.0, 2.0]])  # Each layer halves the variance, (1 + 4 + 1) / 2.
-    >>> round(float(mlp_kernel(x, x)[0, 0]), 6)
+    >>> round(float(testbed.mlp_kernel(x, x)[0, 0]), 6)
     0.75
     """
     variances = [(np.square(x).sum(1) + 1) / x.shape[1] for x in (x1, x2)]
@@ -77,7 +82,9 @@ def gaussian_data(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns standard normal inputs to train and to test on.
 
-    >>> train, test = gaussian_data(jax.random.PRNGKey(0), 3, 2, 5)
+    >>> import jax
+    >>> from enn import testbed
+    >>> train, test = testbed.gaussian_data(jax.random.PRNGKey(0), 3, 2, 5)
     >>> train.shape, test.shape
     ((3, 2), (5, 2))
     """
@@ -129,8 +136,13 @@ def posterior(
     Returns:
       Mean `[num_test, 1]` and covariance `[num_test, num_test]`, in float64.
 
-    >>> data = Data(np.ones((1, 1)), np.ones((1, 1)))
-    >>> mean, cov = posterior(linear_kernel, data, np.ones((1, 1)), noise_variance=2.0)
+    >>> import numpy as np
+    >>> from enn import testbed
+    >>> from enn.testbed.gaussian_processes import posterior
+    >>> data = testbed.Data(np.ones((1, 1)), np.ones((1, 1)))
+    >>> mean, cov = posterior(
+    ...     testbed.linear_kernel, data, np.ones((1, 1)), noise_variance=2.0
+    ... )
     >>> mean.round(6).tolist(), cov.round(6).tolist()  # 2 / (2 + 2), 2 - 2² / (2 + 2)
     ([[0.5]], [[1.0]])
     """

@@ -76,7 +76,9 @@ def make_2layer_mlp_logit_fn(
       The network, a pytree: compiled functions that take it as an argument serve all
       networks of one shape.
 
-    >>> fn = make_2layer_mlp_logit_fn(2, 0.1, 50, 2, jax.random.PRNGKey(0))
+    >>> import jax, jax.numpy as jnp
+    >>> from enn import testbed
+    >>> fn = testbed.make_2layer_mlp_logit_fn(2, 0.1, 50, 2, jax.random.PRNGKey(0))
     >>> fn(jnp.ones([3, 2])).shape
     (3, 2)
     """
@@ -99,7 +101,9 @@ def make_polyadic_sampler(input_dim: int, kappa: int = 2) -> XGenerator:
     https://arxiv.org/abs/2202.13509): labels of repeated inputs, drawn independently,
     show what joint predictions know.
 
-    >>> x = make_polyadic_sampler(3)(jax.random.PRNGKey(0), 100)
+    >>> import jax
+    >>> from enn import testbed
+    >>> x = testbed.make_polyadic_sampler(3)(jax.random.PRNGKey(0), 100)
     >>> len(set(map(tuple, x.tolist())))
     2
     """

@@ -248,10 +248,11 @@ def published_stream() -> contextlib.AbstractContextManager[Any]:
 
     Load, train and evaluate inside it. Results name the stream in `extra["stream"]`.
 
-    >>> with published_stream():
-    ...     problem = problem_from_id("classification_2d/75")
-    >>> problem.train_data.x[0].round(4).tolist()
-    [-0.9555000066757202, -0.03620000183582306]
+    >>> from enn import testbed
+    >>> with testbed.published_stream():
+    ...     problem = testbed.problem_from_id("classification_2d/75")
+    >>> [round(float(x), 3) for x in problem.train_data.x[0]]
+    [-0.955, -0.036]
     """
     return jax.threefry_partitionable(False)
 
@@ -286,7 +287,8 @@ def problem_from_id(problem_id: str) -> TestbedProblem:
     Raises:
       ValueError: for an unknown id; names those that are similar.
 
-    >>> problem_from_id("classification_2d/75").prior_knowledge.num_train
+    >>> from enn import testbed
+    >>> testbed.problem_from_id("classification_2d/75").prior_knowledge.num_train
     10
     """
     return problem_from_config(config_from_id(problem_id))

@@ -182,9 +182,10 @@ def get_paper_agent(name: str) -> PaperAgent:
     Raises:
       ValueError: for an unknown name; names those that are similar.
 
-    >>> get_paper_agent("ensemble").default.num_ensemble
+    >>> from enn import testbed
+    >>> testbed.get_paper_agent("ensemble").default.num_ensemble
     100
-    >>> len(get_paper_agent("dropout").sweep())
+    >>> len(testbed.get_paper_agent("dropout").sweep())
     29
     """
     if name not in _AGENTS:
@@ -202,7 +203,8 @@ def make_agent(name: str, **options: Any) -> TestbedAgent:
     Raises:
       ValueError: for an unknown name or option; names those that are similar.
 
-    >>> agent = make_agent("ensemble", num_ensemble=10, num_batches=500)
+    >>> from enn import testbed
+    >>> agent = testbed.make_agent("ensemble", num_ensemble=10, num_batches=500)
     """
     agent = get_paper_agent(name)
     fields = [field.name for field in dataclasses.fields(agent.default)]

@@ -1,7 +1,5 @@
 """Temperatures against closed forms and a fine grid."""
 
-import doctest
-import importlib
 from typing import Any
 
 import jax
@@ -99,11 +97,3 @@ def test_wrong_arguments() -> None:
         calibration.fit_temperature(SAMPLES, LABELS, 11)
     with pytest.raises(ValueError, match="must not be empty"):
         calibration.fit_temperature(SAMPLES[:, :0], LABELS[:0])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["temperature", "conformal"])
-def test_examples(name: str) -> None:
-    result = doctest.testmod(importlib.import_module(f"enn.calibration.{name}"))
-    assert result.attempted
-    assert not result.failed

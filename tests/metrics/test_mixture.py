@@ -1,7 +1,5 @@
 """Metrics of mixtures of Gaussians against SciPy and closed forms."""
 
-import doctest
-
 import jax
 import numpy as np
 import pytest
@@ -11,7 +9,6 @@ import scipy.special
 import scipy.stats
 
 from enn import metrics
-from enn.metrics import mixture, regression
 from tests.support.batches import normal
 
 MEAN, STD = normal(5, 12, 2, seed=1), np.exp(normal(5, 12, 2, seed=2))
@@ -200,10 +197,3 @@ def test_wrong_outputs_are_errors():
         nll(OUTPUTS[:0], TARGETS)
     with pytest.raises(ValueError, match="tau must be an integer >= 1"):
         metrics.make_mixture_nll_joint_calculator(0)
-
-
-@pytest.mark.parametrize("module", [mixture, regression])
-def test_examples_give_what_they_say(module):
-    result = doctest.testmod(module, extraglobs={"np": np})
-    assert result.attempted
-    assert not result.failed

@@ -1,7 +1,5 @@
 """Langevin samplers against closed forms of a Gaussian posterior, and blackjax."""
 
-import doctest
-import importlib
 from typing import Any
 
 import haiku as hk
@@ -253,10 +251,3 @@ def test_wrong_settings(call: Any, message: str) -> None:
 
 def test_prior_scale() -> None:
     np.testing.assert_allclose(posteriors.gaussian_prior_scale(10.0, 1000), 5e-5)
-
-
-@pytest.mark.parametrize("name", ["sgmcmc", "tracking"])
-def test_examples(name: str) -> None:
-    result = doctest.testmod(importlib.import_module(f"enn.posteriors.{name}"))
-    assert result.attempted
-    assert not result.failed

@@ -1,7 +1,5 @@
 """SWAG: its moments, its samples, and statistics of batch normalisation for each."""
 
-import doctest
-import importlib
 import pathlib
 from typing import Any
 
@@ -253,9 +251,3 @@ def test_data_that_cannot_be_passed_once() -> None:
         posteriors.recompute_state(net, {}, {}, utils.make_batch_iterator(DATA))
     with pytest.raises(ValueError, match="at least one row"):
         posteriors.recompute_state(net, {}, {}, [])
-
-
-def test_example() -> None:
-    result = doctest.testmod(importlib.import_module("enn.posteriors.swag"))
-    assert result.attempted
-    assert not result.failed

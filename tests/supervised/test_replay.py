@@ -1,6 +1,5 @@
 """A ring buffer of the last rows, and what an experiment makes of it."""
 
-import doctest
 from typing import Any
 
 import jax
@@ -11,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enn import supervised
-from enn.supervised import replay as replay_lib
 from tests.support import tiny
 
 KEY = jax.random.key(3)
@@ -117,9 +115,3 @@ def test_an_experiment_trains_on_rows_that_come_in() -> None:
     assert losses == [row["loss"] for row in again.logger.rows]
     untrained = tiny.make_experiment().loss(data, KEY)
     assert experiment.loss(data, KEY) < 0.8 * untrained
-
-
-def test_example_gives_what_it_says() -> None:
-    result = doctest.testmod(replay_lib, extraglobs={"np": np})
-    assert result.attempted
-    assert not result.failed

@@ -1,5 +1,3 @@
-import doctest
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,12 +8,6 @@ from enn.testbed import base, generative
 from enn.testbed import gaussian_estimators as estimators
 
 KEY = jax.random.PRNGKey(0)
-
-
-def test_examples():
-    result = doctest.testmod(estimators)
-    assert result.attempted == 2
-    assert result.failed == 0
 
 
 def test_gaussian_log_likelihoods():

@@ -1,5 +1,3 @@
-import doctest
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,12 +33,6 @@ def exact_sampler(problem_data):
         return problem_data.test_mean + factor @ noise
 
     return sample
-
-
-def test_examples():
-    result = doctest.testmod(gp, extraglobs={"np": np})
-    assert result.attempted >= 7
-    assert result.failed == 0
 
 
 def test_kernel_is_the_covariance_of_wide_networks():

@@ -64,7 +64,7 @@ def from_network_samples(
 
     As `from_samples`, for a network of this library, with or without network state.
 
-    >>> import haiku as hk, jax.numpy as jnp
+    >>> import haiku as hk, jax, jax.numpy as jnp
     >>> from enn import networks
     >>> net = networks.wrap_net_fn_as_enn(lambda x: hk.Linear(1, with_bias=False)(x))
     >>> samples = {"linear": {"w": jnp.array([1.0, 2.0, 3.0])[:, None, None]}}

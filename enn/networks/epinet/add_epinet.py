@@ -41,10 +41,13 @@ def add_epinet(
     `combine_base_epinet_as_enn` takes others.
 
     >>> import haiku as hk, jax, numpy as np
+    >>> from enn.networks import epinet
     >>> net = hk.without_apply_rng(hk.transform(lambda x: hk.nets.MLP([4, 2])(x)))
     >>> x = np.ones([3, 5])
     >>> params = net.init(jax.random.key(0), x)
-    >>> enn = add_epinet(net, params, features="mlp/~/linear_1", num_outputs=2)
+    >>> enn = epinet.add_epinet(
+    ...     net, params, features="mlp/~/linear_1", num_outputs=2
+    ... )
     >>> index = enn.indexer(jax.random.key(1))
     >>> epinet_params, state = enn.init(jax.random.key(2), x, index)
     >>> out, _ = enn.apply(epinet_params, state, x, index)

@@ -21,7 +21,7 @@ def expose_features(enn: EnnArray, last_layer: str) -> EnnArray:
     >>> from enn import networks
     >>> net = hk.without_apply_rng(hk.transform(lambda x: hk.nets.MLP([4, 2])(x)))
     >>> enn = networks.wrap_transformed_as_enn(net)
-    >>> enn = expose_features(enn, "mlp/~/linear_1")
+    >>> enn = networks.expose_features(enn, "mlp/~/linear_1")
     >>> x, key = np.ones([3, 5]), jax.random.key(0)
     >>> out, _ = enn.apply(*enn.init(key, x, key), x, key)
     >>> out.extra["features"].shape

@@ -173,9 +173,10 @@ def apply_factor(
     once, and then each index; a joint factor of high rank meets the index first.
 
     >>> import numpy as np
+    >>> from enn import networks
     >>> factor = np.array([[1.0, 2.0], [0.0, 3.0]])
     >>> features, index = np.array([[0.5, 1.0]]), np.array([1.0, 2.0, 3.0, 4.0])
-    >>> apply_factor("shared", factor, features, index)
+    >>> networks.apply_factor("shared", factor, features, index)
     Array([[12.5, 17. ]], dtype=float32)
 
     Args:
@@ -220,8 +221,9 @@ def marginal_variance(
     """Returns the variance of each output over indices z ~ N(0, I).
 
     >>> import numpy as np
+    >>> from enn import networks
     >>> factor = np.array([[1.0, 2.0], [0.0, 3.0]])
-    >>> marginal_variance("shared", factor, np.array([[0.5, 1.0]]))
+    >>> networks.marginal_variance("shared", factor, np.array([[0.5, 1.0]]))
     Array([[16.25]], dtype=float32)
 
     Args:
@@ -262,7 +264,8 @@ def factor_from_precision(structure: Structure, precision: Factor) -> Factor:
     precision is taken apart into eigenvectors instead.
 
     >>> import numpy as np
-    >>> factor_from_precision("shared", np.array([[4.0, 2.0], [2.0, 2.0]]))
+    >>> from enn import networks
+    >>> networks.factor_from_precision("shared", np.array([[4.0, 2.0], [2.0, 2.0]]))
     Array([[ 0.5, -0.5],
            [ 0. ,  1. ]], dtype=float32)
 

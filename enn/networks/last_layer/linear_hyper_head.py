@@ -113,10 +113,10 @@ def make_linear_hyper_mlp_enn(
     0.005 / num_data; prior and posterior scale are 0.2 and 0.1 for regression, 0.1 and
     0.1 for classification.
 
-    >>> import numpy as np
-    >>> from enn import data_noise, losses
+    >>> import jax, numpy as np
+    >>> from enn import data_noise, losses, networks
     >>> from enn.networks import SignedAxisIndexer
-    >>> enn = make_linear_hyper_mlp_enn([64, 64, 1])
+    >>> enn = networks.make_linear_hyper_mlp_enn([64, 64, 1])
     >>> noise = data_noise.GaussianTargetNoise(enn, noise_std=0.01)
     >>> single_loss = losses.add_data_noise(losses.L2Loss(), noise)
     >>> indices = SignedAxisIndexer(8).all_indices()  # Pairs of both signs.

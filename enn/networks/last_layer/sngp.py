@@ -167,12 +167,13 @@ def make_sngp_mlp_enn(
     Its index is a key that nothing uses: train it as any network, then fit the
     posterior to the network for evaluation, with the same parameters and state.
 
-    >>> from enn import datasets, posteriors
+    >>> import jax, numpy as np
+    >>> from enn import datasets, networks, posteriors
     >>> x, key = np.linspace(-1, 1, 10)[:, None], jax.random.key(0)
-    >>> enn = make_sngp_mlp_enn([20, 1], num_features=32)
+    >>> enn = networks.make_sngp_mlp_enn([20, 1], num_features=32)
     >>> params, state = enn.init(key, x, key)
     >>> posterior = posteriors.fit_laplace(
-    ...     make_sngp_mlp_enn([20, 1], num_features=32, is_training=False),
+    ...     networks.make_sngp_mlp_enn([20, 1], num_features=32, is_training=False),
     ...     params,
     ...     state,
     ...     datasets.ArrayBatch(x=x, y=np.sin(x)),

@@ -139,20 +139,19 @@ def make_vbll_mlp_enn(
 ) -> EnnArray:
     """Returns an MLP whose last layer is a `VariationalLastLayer`.
 
-    >>> import numpy as np
-    >>> from enn import datasets, losses
-    >>> enn = make_vbll_mlp_enn([50, 50, 1])
+    >>> import jax, numpy as np
+    >>> from enn import losses, networks
+    >>> enn = networks.make_vbll_mlp_enn([4, 1])
     >>> elbo = losses.ElboLoss(
     ...     losses.get_last_layer_gaussian_loglike_fn(),
     ...     losses.get_last_layer_kl_fn(num_samples=2),
     ... )
-    >>> loss_fn = losses.average_single_index_loss(elbo, 1)
-    >>> batch = datasets.ArrayBatch(x=np.ones([2, 3]), y=np.ones([2, 1]))
-    >>> key = jax.random.key(0)
-    >>> params, state = enn.init(key, batch.x, enn.indexer(key))
-    >>> loss, _ = loss_fn(enn, params, state, batch, key)
-    >>> loss.shape
-    ()
+    >>> loss_fn = losses.average_single_index_loss(elbo, 1)  # To train with.
+    >>> key, x = jax.random.key(0), np.ones([2, 3])
+    >>> index = enn.indexer(key)
+    >>> out, _ = enn.apply(*enn.init(key, x, index), x, 0 * index)
+    >>> bool((out.preds == out.extra["last_layer_mean"]).all())  # z = 0: the mean
+    True
 
     Args:
       output_sizes: width of every layer, at least one of them hidden.

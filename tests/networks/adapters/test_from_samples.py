@@ -1,6 +1,3 @@
-import doctest
-import importlib
-
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -188,10 +185,3 @@ def test_states_and_samples_that_differ_in_number():
         from_network_samples(
             _as_enn(_batch_norm(False)), {"w": np.ones([3, 2])}, {"b": np.ones([2])}
         )
-
-
-def test_example():
-    module = importlib.import_module("enn.networks.adapters.from_samples")
-    result = doctest.testmod(module)
-    assert result.attempted
-    assert not result.failed

@@ -1,6 +1,5 @@
 """Many indices in blocks: the same outputs, and no work done twice."""
 
-import doctest
 from typing import Any
 
 import jax
@@ -8,8 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from enn.networks import many_indices
-from enn.networks.many_indices import hoisting
 from enn.networks.many_indices.index_map import map_indices
 
 X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
@@ -83,10 +80,3 @@ def test_blocks_leave_room_in_cache_for_what_they_share(
     jaxpr = jax.make_jaxpr(run)(indices, weights)
     (loop,) = (e for e in jaxpr.eqns if e.primitive.name == "scan")
     assert loop.params["length"] == num_blocks
-
-
-@pytest.mark.parametrize("module", [many_indices, hoisting])
-def test_worked_examples_run(module):
-    result = doctest.testmod(module)
-    assert result.attempted
-    assert not result.failed
