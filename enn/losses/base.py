@@ -106,6 +106,17 @@ def average_single_index_loss(
     - `"updates"`: entry by entry, the mean over the indices that changed it, so that
       members are updated at full rate and members without an index keep their state.
 
+    >>> import jax, numpy as np
+    >>> from enn import base, datasets, losses, networks
+    >>> def apply(params, state, x, index):  # Member k predicts k.
+    ...     return x * 0 + index, state
+    >>> enn = base.EpistemicNetwork(apply, None, networks.EnsembleIndexer(2))
+    >>> batch = datasets.ArrayBatch(x=np.zeros([3, 1]), y=np.zeros([3, 1]))
+    >>> loss_fn = losses.average_single_index_loss(losses.L2Loss(), 100)
+    >>> loss, _ = loss_fn(enn, {}, {}, batch, jax.random.key(0))
+    >>> round(float(loss), 2)  # Share of the indices that are 1.
+    0.43
+
     Args:
       single_loss: loss at one index, with metrics.
       num_index_samples: number of indices drawn for each batch.
@@ -144,6 +155,17 @@ def average_over_indices(
 
     The loss of all K members of an ensemble is `average_over_indices(single_loss,
     jnp.arange(K))`: then each member trains at every step.
+
+    >>> import jax, jax.numpy as jnp, numpy as np
+    >>> from enn import base, datasets, losses, networks
+    >>> def apply(params, state, x, index):  # Member k predicts k.
+    ...     return x * 0 + index, state
+    >>> enn = base.EpistemicNetwork(apply, None, networks.EnsembleIndexer(4))
+    >>> batch = datasets.ArrayBatch(x=np.zeros([3, 1]), y=np.zeros([3, 1]))
+    >>> loss_fn = losses.average_over_indices(losses.L2Loss(), jnp.arange(4))
+    >>> loss, _ = loss_fn(enn, {}, {}, batch, jax.random.key(0))
+    >>> float(loss)  # (0² + 1² + 2² + 3²) / 4
+    3.5
 
     Args:
       single_loss: loss at one index, with metrics.
@@ -221,6 +243,14 @@ def wrap_single_loss_as_single_loss_no_state(
 ) -> SingleLossFnNoState:
     """Returns `single_loss` for networks without state.
 
+    >>> import numpy as np
+    >>> from enn import datasets, losses
+    >>> loss_fn = losses.wrap_single_loss_as_single_loss_no_state(losses.L2Loss())
+    >>> batch = datasets.ArrayBatch(x=np.ones([3, 1]), y=np.zeros([3, 1]))
+    >>> loss, _ = loss_fn(lambda params, x, index: params * x, 2.0, batch, index=0)
+    >>> float(loss)
+    4.0
+
     Args:
       single_loss: called with a network that accepts and ignores a state.
       constant_state: the state that it is given, empty if None.
@@ -241,6 +271,13 @@ def wrap_single_loss_no_state_as_single_loss(
     single_loss: SingleLossFnNoState, constant_state: hk.State | None = None
 ) -> SingleLossFnArray:
     """Returns `single_loss` for networks with state.
+
+    >>> from enn import losses
+    >>> def plain_loss(apply, params, batch, index):
+    ...     return params * batch, {"batch": batch}
+    >>> loss_fn = losses.wrap_single_loss_no_state_as_single_loss(plain_loss)
+    >>> loss_fn(apply=None, params=2.0, state={}, batch=3.0, index=0)
+    (6.0, ({}, {'batch': 3.0}))
 
     Args:
       single_loss: called with a network without state.
@@ -268,7 +305,20 @@ def wrap_single_loss_no_state_as_single_loss(
 
 
 def wrap_loss_as_loss_no_state(loss_fn: LossFnArray) -> LossFnNoState:
-    """Returns `loss_fn` for networks without state."""
+    """Returns `loss_fn` for networks without state.
+
+    >>> import jax, numpy as np
+    >>> from enn import datasets, losses, networks
+    >>> average = losses.average_single_index_loss(losses.L2Loss())
+    >>> loss_fn = losses.wrap_loss_as_loss_no_state(average)
+    >>> enn = networks.EnnNoState(
+    ...     lambda params, x, z: params * x, None, networks.PrngIndexer()
+    ... )
+    >>> batch = datasets.ArrayBatch(x=np.ones([3, 1]), y=np.zeros([3, 1]))
+    >>> loss, _ = loss_fn(enn, 2.0, batch, jax.random.key(0))
+    >>> float(loss)
+    4.0
+    """
 
     def new_loss(
         enn: EnnNoState, params: hk.Params, batch: Any, key: chex.PRNGKey
@@ -308,7 +358,22 @@ def wrap_loss_no_state_as_loss(
 def average_single_index_loss_no_state(
     single_loss: SingleLossFnNoState, num_index_samples: int = 1
 ) -> LossFnNoState:
-    """`average_single_index_loss` for networks without state."""
+    """`average_single_index_loss` for networks without state.
+
+    >>> import jax
+    >>> from enn import losses, networks
+    >>> def single_loss(apply, params, batch, index):
+    ...     return apply(params, batch, index), {}
+    >>> enn = networks.EnnNoState(
+    ...     lambda params, x, z: params * x, None, networks.PrngIndexer()
+    ... )
+    >>> loss_fn = losses.average_single_index_loss_no_state(
+    ...     single_loss, num_index_samples=3
+    ... )
+    >>> loss, _ = loss_fn(enn, 2.0, 3.0, jax.random.key(0))
+    >>> float(loss)
+    6.0
+    """
     with_state = wrap_single_loss_no_state_as_single_loss(single_loss)
     averaged = average_single_index_loss(with_state, num_index_samples)
     return wrap_loss_as_loss_no_state(averaged)

@@ -22,6 +22,14 @@ def transform_to_2hot(target: chex.Array, support: chex.Array) -> jax.Array:
     target (Bellemare et al., 2017, https://arxiv.org/abs/1707.06887, equation 7, for
     bins of any width). NaN gives NaN.
 
+    >>> import numpy as np
+    >>> from enn import losses
+    >>> support = np.array([0.0, 1.0, 3.0])
+    >>> print(losses.transform_to_2hot(np.float32(1.5), support))  # ¾ · 1 + ¼ · 3
+    [0.   0.75 0.25]
+    >>> print(losses.transform_to_2hot(np.float32(99.0), support))
+    [0. 0. 1.]
+
     Args:
       target: a scalar; use `jax.vmap` for more.
       support: values of the bins in ascending order, `[num_bins]`.
@@ -67,6 +75,16 @@ class Cat2HotRegression:
     `[batch, 1]`. The logits are fitted to `y - prior`.
     `batch.y` is `[batch, 1]` or `[batch]`, and `batch.weights` `[batch, 1]`, or None
     for ones.
+
+    >>> import numpy as np
+    >>> from enn import datasets, losses, networks
+    >>> def apply(params, state, x, index):  # The values 0 and 1, with equal logits.
+    ...     logits, atoms = np.zeros([1, 1, 2]), {"atoms": np.array([0.0, 1.0])}
+    ...     return networks.CatOutputWithPrior(logits, prior=0 * x, extra=atoms), state
+    >>> batch = datasets.ArrayBatch(x=np.zeros([1, 1]), y=np.array([[0.3]]))
+    >>> loss, _ = losses.Cat2HotRegression()(apply, {}, {}, batch, index=0)
+    >>> round(float(loss), 3)  # log 2
+    0.693
 
     Raises:
       ValueError: from the loss, for another kind of output or other shapes.

@@ -34,6 +34,16 @@ def get_last_layer_gaussian_loglike_fn() -> LogLikelihoodFn:
 
     mean_b Σ_c [log N(y_bc; m_bc, σ_c²) - q_bc / (2 σ_c²)], for targets
     `[batch, num_outputs]`; of one output `batch.y` may be `[batch]`.
+
+    >>> import numpy as np
+    >>> from enn import datasets, losses, networks
+    >>> zero, one = np.zeros([1, 1]), np.ones([1, 1])
+    >>> parts = dict(last_layer_mean=zero, last_layer_variance=one, noise_std=one[0])
+    >>> out = networks.OutputWithPrior(zero, extra=parts)
+    >>> log_likelihood = losses.get_last_layer_gaussian_loglike_fn()
+    >>> value = log_likelihood(out, datasets.ArrayBatch(x=zero, y=zero))
+    >>> round(float(value), 3)  # -½ log 2π - ½
+    -1.419
     """
 
     def log_likelihood_fn(out: Output, batch: ArrayBatch) -> jax.Array:
@@ -51,6 +61,16 @@ def get_last_layer_categorical_loglike_fn(num_classes: int) -> LogLikelihoodFn:
     """Returns a lower bound of the expected log-probability of the label, by Jensen.
 
     mean_b [m_by - log Σ_c exp(m_bc + q_bc / 2)]. Labels are as in `XentLoss`.
+
+    >>> import numpy as np
+    >>> from enn import datasets, losses, networks
+    >>> zeros, label = np.zeros([1, 2]), np.array([[1]])
+    >>> last_layer = {"last_layer_mean": zeros, "last_layer_variance": zeros}
+    >>> out = networks.OutputWithPrior(zeros, extra=last_layer)
+    >>> log_likelihood = losses.get_last_layer_categorical_loglike_fn(num_classes=2)
+    >>> value = log_likelihood(out, datasets.ArrayBatch(x=zeros, y=label))
+    >>> round(float(value), 3)  # Known weights: log ½
+    -0.693
 
     Args:
       num_classes: number of classes.
@@ -75,6 +95,15 @@ def get_last_layer_kl_fn(
 
     Where the noise is learned (a parameter `log_noise_std`), less the logarithm of its
     inverse Wishart prior, Σ_c [½ (dof + C + 1) log σ_c⁻² - ½ noise_scale / σ_c²].
+
+    >>> import numpy as np
+    >>> from enn import losses, networks
+    >>> out = networks.OutputWithPrior(
+    ...     np.zeros([1, 2]), extra={"last_layer_kl": np.float32(5.0)}
+    ... )
+    >>> kl = losses.get_last_layer_kl_fn(num_samples=100)
+    >>> round(float(kl(out, {}, 0)), 3)
+    0.05
 
     Args:
       num_samples: number of training data, > 0. Both parts are divided by it.

@@ -44,7 +44,15 @@ class FakeInputGenerator(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class MatchingGaussianData(FakeInputGenerator):
-    """Normal inputs of the shape of the batch, of standard deviation `scale`."""
+    """Normal inputs of the shape of the batch, of standard deviation `scale`.
+
+    >>> import jax, numpy as np
+    >>> from enn import datasets, losses
+    >>> batch = datasets.ArrayBatch(x=np.zeros([1000, 2]), y=np.zeros([1000, 1]))
+    >>> x = losses.MatchingGaussianData(scale=3.0)(batch, jax.random.key(0))
+    >>> x.shape, round(float(x.std()))
+    ((1000, 2), 3)
+    """
 
     scale: float = 1.0
 
@@ -56,7 +64,13 @@ class MatchingGaussianData(FakeInputGenerator):
 def make_gaussian_dataset(
     batch_size: int, input_dim: int, seed: int = 0
 ) -> Iterator[ArrayBatch]:
-    """Yields batches of standard normal inputs with targets of one, endlessly."""
+    """Yields batches of standard normal inputs with targets of one, endlessly.
+
+    >>> from enn import losses
+    >>> batch = next(losses.make_gaussian_dataset(batch_size=1000, input_dim=2))
+    >>> batch.x.shape, round(float(batch.x.std())), float(batch.y.max())
+    ((1000, 2), 1, 1.0)
+    """
     for key in hk.PRNGSequence(seed):
         x = jax.random.normal(key, [batch_size, input_dim])
         yield ArrayBatch(x=x, y=jnp.ones([batch_size, 1]))
@@ -69,7 +83,19 @@ def generate_batched_forward_at_data(
     params: hk.Params,
     key: chex.PRNGKey,
 ) -> Output:
-    """`generate_batched_forward_at_data_with_state` for networks without state."""
+    """`generate_batched_forward_at_data_with_state` for networks without state.
+
+    >>> import jax, numpy as np
+    >>> from enn import losses, networks
+    >>> enn = networks.EnnNoState(
+    ...     lambda params, x, z: x @ z, None, networks.SphereIndexer(2)
+    ... )
+    >>> out = losses.generate_batched_forward_at_data(
+    ...     3, np.eye(2), enn, {}, jax.random.key(0)
+    ... )
+    >>> np.allclose((out**2).sum(axis=1), 2.0)  # ‖z‖² of three indices
+    True
+    """
     with_state = wrap_enn_no_state_as_enn(enn)
     return generate_batched_forward_at_data_with_state(
         num_index_sample, x, with_state, params, key
@@ -85,6 +111,17 @@ def generate_batched_forward_at_data_with_state(
     state: hk.State | None = None,
 ) -> Output:
     """Returns the network output at `x` for random indices, stacked on a new axis 0.
+
+    >>> import jax, numpy as np
+    >>> from enn import base, losses, networks
+    >>> def apply(params, state, x, z):
+    ...     return x @ z, state
+    >>> enn = base.EpistemicNetwork(apply, None, networks.SphereIndexer(2))
+    >>> out = losses.generate_batched_forward_at_data_with_state(
+    ...     3, np.eye(2), enn, {}, jax.random.key(0)
+    ... )
+    >>> np.allclose((out**2).sum(axis=1), 2.0)  # ‖z‖² of three indices
+    True
 
     Args:
       num_index_sample: number of indices; index s is drawn with `fold_in(key, s)`.
@@ -258,7 +295,19 @@ class PriorLoss(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class RegressionPriorLoss(PriorLoss):
-    """`PriorLoss` that distils mean and variance of predictions."""
+    """`PriorLoss` that distils mean and variance of predictions.
+
+    >>> import jax, numpy as np
+    >>> from enn import base, datasets, losses, networks
+    >>> def apply(params, state, x, z):
+    ...     return networks.OutputWithPrior(train=2.0 + 0 * x, prior=x), state
+    >>> enn = base.EpistemicNetwork(apply, None, networks.PrngIndexer())
+    >>> batch = datasets.ArrayBatch(x=np.zeros([3, 1]), y=np.zeros([3, 1]))
+    >>> loss_fn = losses.RegressionPriorLoss(num_index_sample=5, scale=0.1)
+    >>> loss, _ = loss_fn(enn, {}, {}, batch, jax.random.key(0))
+    >>> round(float(loss), 3)  # 0.1 · ½ · 2²
+    0.2
+    """
 
     def _distillation(self, outs: Output, distill_out: Output) -> jax.Array:
         mean = distill_mean_regression(outs, distill_out)
@@ -267,7 +316,19 @@ class RegressionPriorLoss(PriorLoss):
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationPriorLoss(PriorLoss):
-    """`PriorLoss` that distils mean and variance of class probabilities."""
+    """`PriorLoss` that distils mean and variance of class probabilities.
+
+    >>> import jax, numpy as np
+    >>> from enn import base, datasets, losses, networks
+    >>> def apply(params, state, x, z):
+    ...     return networks.OutputWithPrior(train=0 * x, prior=x), state
+    >>> enn = base.EpistemicNetwork(apply, None, networks.PrngIndexer())
+    >>> batch = datasets.ArrayBatch(x=np.zeros([3, 2]), y=np.zeros([3, 1]))
+    >>> loss_fn = losses.ClassificationPriorLoss(num_index_sample=5)
+    >>> loss, _ = loss_fn(enn, {}, {}, batch, jax.random.key(0))
+    >>> float(loss)  # The network is at its prior.
+    0.0
+    """
 
     def _distillation(self, outs: Output, distill_out: Output) -> jax.Array:
         mean = distill_mean_classification(outs, distill_out)

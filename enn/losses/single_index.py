@@ -64,6 +64,16 @@ class L2Loss:
 
     The network output and `batch.y` are `[batch, num_outputs]`; for one output,
     `batch.y` may be `[batch]`. `batch.weights` is `[batch, 1]`, or None for ones.
+
+    >>> import numpy as np
+    >>> from enn import datasets, losses
+    >>> def apply(params, state, x, index):
+    ...     return x, state
+    >>> x = np.array([[1.0], [2.0]])
+    >>> batch = datasets.ArrayBatch(x=x, y=x**2)
+    >>> loss, _ = losses.L2Loss()(apply, {}, {}, batch, index=0)
+    >>> float(loss)  # (0² + 2²) / 2
+    2.0
     """
 
     def __call__(
@@ -86,6 +96,16 @@ class L2LossWithBootstrap:
 
     `L2LossWithBootstrap(make_boot_fn(enn, "exponential"))` is
     `add_data_noise(L2Loss(), BootstrapNoise(enn, "exponential"))`.
+
+    >>> import numpy as np
+    >>> from enn import datasets, losses
+    >>> def apply(params, state, x, index):
+    ...     return x, state
+    >>> x, rows = np.array([[1.0], [2.0]]), np.array([[0], [1]])
+    >>> batch = datasets.ArrayBatch(x=x, y=x**2, data_index=rows)
+    >>> loss_fn = losses.L2LossWithBootstrap(lambda rows, index: rows == index)
+    >>> [float(loss_fn(apply, {}, {}, batch, index)[0]) for index in (0, 1)]
+    [0.0, 2.0]
 
     Attributes:
       bootstrap_fn: `(batch.data_index, index) -> weights`, which replace those of
@@ -128,7 +148,10 @@ class GaussianNLLLoss:
     Raises:
       ValueError: unless `min_scale` is > 0; from the loss, for wrong shapes.
 
-    >>> mean, scale = GaussianNLLLoss(min_scale=0.1).parse(np.array([[3.0, 0.0]]))
+    >>> import numpy as np
+    >>> from enn import losses
+    >>> loss_fn = losses.GaussianNLLLoss(min_scale=0.1)
+    >>> mean, scale = loss_fn.parse(np.array([[3.0, 0.0]]))
     >>> float(mean[0, 0]), round(float(scale[0, 0]), 4)  # 0.1 + log 2
     (3.0, 0.7931)
     """
@@ -181,6 +204,17 @@ class XentLoss:
     floats. A label outside [0, num_classes) raises ValueError; inside `jax.jit`, where
     its value is not known, its row contributes 0. Metrics: `loss`.
 
+    >>> import numpy as np
+    >>> from enn import datasets, losses
+    >>> def apply(params, state, x, index):
+    ...     return np.log([[0.9, 0.1]]), state
+    >>> xent = losses.XentLoss(num_classes=2)
+    >>> for label in (0, 1):
+    ...     batch = datasets.ArrayBatch(x=np.zeros([1, 1]), y=np.array([[label]]))
+    ...     round(float(xent(apply, {}, {}, batch, index=0)[0]), 3)
+    0.105
+    2.303
+
     Attributes:
       num_classes: number of classes, at least 2.
     """
@@ -212,6 +246,18 @@ def xent_loss_with_custom_labels(
     """Returns the cross-entropy with labels that may be soft.
 
     Weights and metrics are those of `XentLoss`.
+
+    >>> import jax, numpy as np
+    >>> from enn import datasets, losses
+    >>> def apply(params, state, x, index):
+    ...     return np.log([[0.9, 0.1]]), state
+    >>> def smooth(labels):
+    ...     return 0.8 * jax.nn.one_hot(labels, 2) + 0.1
+    >>> loss_fn = losses.xent_loss_with_custom_labels(smooth)
+    >>> batch = datasets.ArrayBatch(x=np.zeros([1, 1]), y=np.array([[0]]))
+    >>> loss, _ = loss_fn(apply, {}, {}, batch, index=0)
+    >>> round(float(loss), 3)  # -0.9 log 0.9 - 0.1 log 0.1
+    0.325
 
     Args:
       labeller: maps the labels, `[batch]`, to the probability of each class,
@@ -245,6 +291,15 @@ class AccuracyErrorLoss:
     For evaluation beside a loss that trains: its gradient is zero. Loss and metric are
     NaN if any logit is. Numbers follow the original `enn`: every row counts alike, and
     `batch.weights` is ignored.
+
+    >>> import numpy as np
+    >>> from enn import datasets, losses
+    >>> def apply(params, state, x, index):
+    ...     return x, state
+    >>> batch = datasets.ArrayBatch(x=np.eye(4), y=np.array([[0], [1], [2], [2]]))
+    >>> loss, (_, metrics) = losses.AccuracyErrorLoss(4)(apply, {}, {}, batch, index=0)
+    >>> float(loss), float(metrics["accuracy"])
+    (0.25, 0.75)
 
     Attributes:
       num_classes: number of classes that labels and logits are checked against.
@@ -280,6 +335,18 @@ class AccuracyErrorLoss:
 @dataclasses.dataclass(frozen=True)
 class ElboLoss:
     """Negative evidence lower bound, KL(q_θ ‖ prior) - log-likelihood.
+
+    >>> import numpy as np
+    >>> from enn import datasets, losses
+    >>> elbo = losses.ElboLoss(
+    ...     losses.get_awgn_loglike_fn(sigma_w=1.0),
+    ...     lambda out, params, index: np.float32(0.25),
+    ... )
+    >>> def apply(params, state, x, index):
+    ...     return x, state
+    >>> batch = datasets.ArrayBatch(x=np.zeros([1, 1]), y=np.array([[2.0]]))
+    >>> float(elbo(apply, {}, {}, batch, index=0)[0])  # 0.25 + ½ 2²
+    2.25
 
     Attributes:
       log_likelihood_fn: `(out, batch) -> scalar`.
@@ -330,6 +397,17 @@ class VaeLoss:
 
     KL(q(latent | x) ‖ prior) - log p(x | latent) (Kingma & Welling, 2014,
     https://arxiv.org/abs/1312.6114, equation 3); parts: `enn.losses.vae_losses`.
+
+    >>> import numpy as np
+    >>> from enn import datasets, losses, networks
+    >>> parts = ["latent_mean", "latent_log_var", "out_mean", "out_log_var"]
+    >>> def apply(params, state, x, index):  # Latents N(0, 1), decoded to ½.
+    ...     return networks.OutputWithPrior(x, extra=dict.fromkeys(parts, 0 * x)), state
+    >>> likelihood = losses.get_log_likelihood_fn(bernoulli_decoder=True)
+    >>> loss_fn = losses.VaeLoss(likelihood, losses.latent_kl_fn)
+    >>> batch = datasets.ArrayBatch(x=np.ones([1, 1]), y=np.zeros([1, 1]))
+    >>> round(float(loss_fn(apply, {}, {}, batch, index=0)[0]), 3)  # 0 + log 2
+    0.693
 
     Attributes:
       log_likelihood_fn: `(out, batch) -> scalar`.

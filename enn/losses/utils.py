@@ -52,6 +52,14 @@ def l2_weights_with_predicate(
 ) -> chex.Array | int:
     """Returns Σ p² over the parameters that `predicate` selects, all if None.
 
+    >>> import numpy as np
+    >>> from enn import losses
+    >>> params = {"linear": {"w": np.array([3.0, 4.0]), "b": np.array([10.0])}}
+    >>> def is_weight(module_name, name, value):
+    ...     return name == "w"
+    >>> float(losses.l2_weights_with_predicate(params, is_weight))
+    25.0
+
     Returns:
       A scalar; the integer 0 if no parameter is selected.
     """
@@ -69,6 +77,16 @@ def add_l2_weight_decay(
     """Returns `loss_fn` plus `scale` · Σ p², without a factor of one half.
 
     Adds the metrics `decay`, the second term, and `raw_loss`, the first.
+
+    >>> import numpy as np
+    >>> from enn import losses
+    >>> def loss_fn(enn, params, state, batch, key):
+    ...     return np.float32(1.0), (state, {})
+    >>> params = {"linear": {"w": np.array([3.0, 4.0])}}
+    >>> decayed = losses.add_l2_weight_decay(loss_fn, scale=0.01)
+    >>> loss, (_, metrics) = decayed(None, params, {}, None, None)
+    >>> round(float(loss), 3), round(float(metrics["decay"]), 3)
+    (1.25, 0.25)
 
     Args:
       loss_fn: the loss to add to.
@@ -109,6 +127,19 @@ def add_data_noise(
 ) -> SingleLossFn[Input, Output, Data]:
     """Returns `single_loss` on `noise_fn(batch, index)`, the data that an index sees.
 
+    >>> import numpy as np
+    >>> from enn import data_noise, datasets, losses, networks
+    >>> def apply(params, state, x, index):
+    ...     return 0 * x, state
+    >>> x = np.zeros([1000, 1])
+    >>> batch = datasets.ArrayBatch(x=x, y=x, data_index=np.arange(1000)[:, None])
+    >>> enn = networks.MLPEnsembleMatchedPrior([1], num_ensemble=10)
+    >>> noise = data_noise.GaussianTargetNoise(enn, noise_std=2.0)
+    >>> loss_fn = losses.add_data_noise(losses.L2Loss(), noise)
+    >>> loss, _ = loss_fn(apply, {}, {}, batch, index=np.int32(3))
+    >>> round(float(loss))  # 2²
+    4
+
     Args:
       single_loss: the loss to evaluate.
       noise_fn: such as `enn.data_noise.BootstrapNoise`.
@@ -134,6 +165,18 @@ def combine_single_index_losses_as_metric(
 
     All losses see the state that the combined loss is given; the new state is the
     one that `train_loss` returns.
+
+    >>> import numpy as np
+    >>> from enn import datasets, losses
+    >>> loss_fn = losses.combine_single_index_losses_as_metric(
+    ...     losses.XentLoss(2), {"error": losses.AccuracyErrorLoss(2)}
+    ... )
+    >>> def apply(params, state, x, index):
+    ...     return x, state
+    >>> batch = datasets.ArrayBatch(x=np.array([[1.0, 0.0]]), y=np.array([[1]]))
+    >>> loss, (_, metrics) = loss_fn(apply, {}, {}, batch, index=0)
+    >>> round(float(loss), 3), float(metrics["error:loss"])  # log(1 + e), all wrong
+    (1.313, 1.0)
 
     Args:
       train_loss: gives loss, new state and metrics.
@@ -163,6 +206,15 @@ def combine_losses_as_metric(
     All losses see the same state and the same key, hence the same indices if they
     average over equally many. The new state is the one that
     `train_loss` returns.
+
+    >>> from enn import losses
+    >>> def train(enn, params, state, batch, key):
+    ...     return 1.0, (state, {})
+    >>> def test(enn, params, state, batch, key):
+    ...     return 2.0, (state, {"accuracy": 0.5})
+    >>> loss_fn = losses.combine_losses_as_metric(train, {"test": test})
+    >>> loss_fn(enn=None, params={}, state={}, batch=None, key=None)
+    (1.0, ({}, {'test:loss': 2.0, 'test:accuracy': 0.5}))
 
     Args:
       train_loss: gives loss, new state and metrics.
@@ -204,6 +256,14 @@ def _named_metrics(
 class CombineLossConfig(Generic[Input, Output, Data]):
     """One term of a sum of losses.
 
+    >>> from enn import losses
+    >>> def prior_loss(enn, params, state, batch, key):
+    ...     return 2.0, (state, {})
+    >>> term = losses.CombineLossConfig(prior_loss, name="prior", weight=0.1)
+    >>> loss, (_, metrics) = losses.combine_losses([term])(None, {}, {}, None, None)
+    >>> float(loss), metrics
+    (0.2, {'prior:loss': 2.0})
+
     Attributes:
       loss_fn: the loss.
       name: prefix of its metrics, unique among the terms.
@@ -227,6 +287,18 @@ def combine_losses(
     is lost. All losses get the same key, hence the same indices if they average over
     equally many. Metrics of a term are `name:loss`, without the weight, and
     `name:metric` for each of its own.
+
+    >>> from enn import losses
+    >>> def fit(enn, params, state, batch, key):
+    ...     return 1.0, (state, {})
+    >>> def prior(enn, params, state, batch, key):
+    ...     return 2.0, (state, {})
+    >>> loss_fn = losses.combine_losses(
+    ...     [fit, losses.CombineLossConfig(prior, "prior", 0.1)]
+    ... )
+    >>> loss, (_, metrics) = loss_fn(None, {}, {}, None, None)
+    >>> float(loss), metrics
+    (1.2, {'loss_0:loss': 1.0, 'prior:loss': 2.0})
 
     Args:
       losses: terms of the sum; a bare loss at position i gets the name `loss_i` and

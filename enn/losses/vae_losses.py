@@ -25,6 +25,12 @@ LogLikelihoodFn = Callable[[OutputWithPrior, ArrayBatch], jax.Array]
 def binary_log_likelihood(x: chex.Array, output: chex.Array) -> jax.Array:
     """Returns log p(x) for Bernoulli variables, Σᵢ xᵢ log σ(oᵢ) + (1 - xᵢ) log σ(-oᵢ).
 
+    >>> import numpy as np
+    >>> from enn import losses
+    >>> x, logits = np.array([[1.0, 0.0]]), np.zeros([1, 2])
+    >>> round(float(losses.binary_log_likelihood(x, logits)), 3)  # 2 log ½
+    -1.386
+
     Args:
       x: data in [0, 1], `[batch, dim]`.
       output: logits o of the decoder, `[batch, dim]`.
@@ -38,6 +44,14 @@ def gaussian_log_likelihood(
     x: chex.Array, mean: chex.Array, log_var: chex.Array
 ) -> jax.Array:
     """Returns log p(x) for independent normal variables.
+
+    Equation: -½ Σᵢ log 2π + log σᵢ² + (xᵢ - μᵢ)² / σᵢ², averaged over the batch.
+
+    >>> import numpy as np
+    >>> from enn import losses
+    >>> zeros = np.zeros([1, 2])
+    >>> round(float(losses.gaussian_log_likelihood(zeros, zeros, zeros)), 3)  # -log 2π
+    -1.838
 
     Args:
       x: data, `[batch, dim]`.
@@ -56,6 +70,12 @@ def latent_kl_divergence(mean: chex.Array, log_var: chex.Array) -> jax.Array:
 
     Equation: -½ Σᵢ 1 + log σᵢ² - μᵢ² - σᵢ².
 
+    >>> import numpy as np
+    >>> from enn import losses
+    >>> mean, log_var = np.array([[2.0, 0.0]]), np.zeros([1, 2])
+    >>> print(losses.latent_kl_divergence(mean, log_var))  # ½ 2²
+    2.0
+
     Args:
       mean: means μ of the latents, `[batch, dim]`.
       log_var: logarithms of their variances σ², `[batch, dim]`.
@@ -67,6 +87,13 @@ def latent_kl_divergence(mean: chex.Array, log_var: chex.Array) -> jax.Array:
 
 def latent_kl_fn(net_out: OutputWithPrior) -> jax.Array:
     """Returns `latent_kl_divergence` of `latent_mean` and `latent_log_var`.
+
+    >>> import numpy as np
+    >>> from enn import losses, networks
+    >>> latents = {"latent_mean": np.array([[2.0]]), "latent_log_var": np.zeros([1, 1])}
+    >>> out = networks.OutputWithPrior(train=np.zeros([1, 1]), extra=latents)
+    >>> print(losses.latent_kl_fn(out))  # ½ 2²
+    2.0
 
     Raises:
       ValueError: if either is missing from `net_out.extra`.
@@ -81,6 +108,17 @@ def get_log_likelihood_fn(bernoulli_decoder: bool) -> LogLikelihoodFn:
 
     The decoder's `extra` holds `out_mean` (logits, if Bernoulli) and `out_log_var`;
     a missing one raises ValueError.
+
+    >>> import numpy as np
+    >>> from enn import datasets, losses, networks
+    >>> log_likelihood = losses.get_log_likelihood_fn(bernoulli_decoder=False)
+    >>> zeros = np.zeros([1, 1])
+    >>> out = networks.OutputWithPrior(
+    ...     zeros, extra={"out_mean": zeros, "out_log_var": zeros}
+    ... )
+    >>> batch = datasets.ArrayBatch(x=zeros, y=zeros)
+    >>> round(float(log_likelihood(out, batch)), 3)  # -½ log 2π
+    -0.919
 
     Args:
       bernoulli_decoder: whether the data are Bernoulli rather than normal variables.

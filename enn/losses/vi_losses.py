@@ -34,6 +34,13 @@ def get_awgn_loglike_fn(sigma_w: float) -> LogLikelihoodFn:
     The mean log-likelihood of a row, without terms that do not depend on the network.
     Output and `batch.y` are `[batch, 1]`; `batch.y` may be `[batch]`.
 
+    >>> import numpy as np
+    >>> from enn import datasets, losses
+    >>> log_likelihood = losses.get_awgn_loglike_fn(sigma_w=0.5)
+    >>> batch = datasets.ArrayBatch(x=np.zeros([1, 1]), y=np.array([[1.0]]))
+    >>> float(log_likelihood(np.zeros([1, 1]), batch))  # -½ · 1² / 0.5²
+    -2.0
+
     Args:
       sigma_w: standard deviation of the noise.
     """
@@ -52,6 +59,13 @@ def get_categorical_loglike_fn(num_classes: int) -> LogLikelihoodFn:
     """Returns the mean log-probability of the label, mean_b log softmax(f(x_b))[y_b].
 
     Labels `batch.y` are `[batch, 1]` and checked as by `XentLoss`.
+
+    >>> import numpy as np
+    >>> from enn import datasets, losses
+    >>> log_likelihood = losses.get_categorical_loglike_fn(num_classes=2)
+    >>> batch = datasets.ArrayBatch(x=np.zeros([1, 1]), y=np.array([[1]]))
+    >>> round(float(log_likelihood(np.log([[0.25, 0.75]]), batch)), 3)  # log 0.75
+    -0.288
     """
     _checks.positive_int("num_classes", num_classes)
 
@@ -73,6 +87,16 @@ def get_sample_based_model_prior_kl_fn(
     https://arxiv.org/abs/1505.05424, section 3.2).
 
     In `params`, ρ are the leaves named `w` and μ all others, both `[n]`, and so is u.
+
+    >>> import numpy as np
+    >>> from enn import losses, networks
+    >>> kl = losses.get_sample_based_model_prior_kl_fn(num_samples=10, sigma_1=2.0)
+    >>> u = {"hyper_index": np.array([0.0])}
+    >>> out = networks.OutputWithPrior(train=np.zeros([1, 1]), extra=u)
+    >>> w = np.log(np.expm1([1.0]))  # softplus(w) = 1
+    >>> params = {"hyper": {"w": w, "b": np.array([0.0])}}
+    >>> round(float(kl(out, params, None)), 3)  # log(2) / 10 where u = 0
+    0.069
 
     Args:
       num_samples: number of training data.
@@ -109,6 +133,16 @@ def get_analytical_diagonal_linear_model_prior_kl_fn(
 
     In `params`, w are the leaves of that name and b all others, both `[n]`.
 
+    >>> import numpy as np
+    >>> from enn import losses
+    >>> kl = losses.get_analytical_diagonal_linear_model_prior_kl_fn(
+    ...     num_samples=10, sigma_0=1.0
+    ... )
+    >>> w = np.log(np.expm1([1.0]))  # softplus(w) = 1
+    >>> params = {"hyper": {"w": w, "b": np.array([2.0])}}
+    >>> round(float(kl(None, params, None)), 3)  # ½ 2² / 10
+    0.2
+
     Args:
       num_samples: number of training data.
       sigma_0: standard deviation of the prior.
@@ -142,6 +176,13 @@ def get_analytical_linear_model_prior_kl_fn(
     In `params`, W `[index_dim D, n]` are the leaves named `w`, joined on axis 1, and
     b `[n]` all others.
 
+    >>> import numpy as np
+    >>> from enn import losses
+    >>> kl = losses.get_analytical_linear_model_prior_kl_fn(num_samples=10, sigma_0=1.0)
+    >>> params = {"hyper": {"w": np.eye(2), "b": np.array([2.0, 0.0])}}
+    >>> round(float(kl(None, params, None)), 3)  # ½ 2² / 10
+    0.2
+
     Args:
       num_samples: number of training data.
       sigma_0: standard deviation of the prior.
@@ -174,6 +215,16 @@ def get_analytical_hyperflow_model_prior_kl_fn(
 
     The network output holds log q(u) in `extra["log_prob"]`, an array of one entry, and
     u in `extra["latent"]`, any pytree.
+
+    >>> import numpy as np
+    >>> from enn import losses, networks
+    >>> kl = losses.get_analytical_hyperflow_model_prior_kl_fn(
+    ...     num_samples=10, sigma_0=1.0
+    ... )
+    >>> sample = {"log_prob": np.array([0.0]), "latent": np.array([0.0])}
+    >>> out = networks.OutputWithPrior(train=np.zeros([1, 1]), extra=sample)
+    >>> round(float(kl(out, {}, None)), 3)  # ½ log(2π) / 10
+    0.092
 
     Args:
       num_samples: number of training data.

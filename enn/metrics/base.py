@@ -51,6 +51,16 @@ class PerExampleMetric(Protocol):
 class MetricsState(NamedTuple):
     """A metric over the batches seen so far: a pytree.
 
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> accuracy = metrics.make_average_aggregator(metrics.make_accuracy_calculator())
+    >>> logits = np.array([[[2.0, 0.0]]])  # Predicts class 0.
+    >>> state = metrics.MetricsState()
+    >>> for label in [0, 1, 0, 0]:
+    ...     state = accuracy(logits, np.array([[label]]), state)
+    >>> float(state.value), int(state.count)
+    (0.75, 4)
+
     Attributes:
       value: the metric.
       count: number of batches, or of rows where these are the weights.
@@ -87,6 +97,16 @@ def make_average_aggregator(
 ) -> AggregateMetricCalculator:
     """Returns the running mean of `metric` over batches.
 
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> accuracy = metrics.make_accuracy_calculator()
+    >>> mean = metrics.make_average_aggregator(accuracy, weight_by_size=True)
+    >>> logits = np.array([[[2.0, 0.0]] * 3])  # Predicts class 0 in three rows.
+    >>> state = mean(logits, np.array([[0], [0], [0]]))
+    >>> state = mean(logits[:, :1], np.array([[1]]), state)
+    >>> float(state.value)  # Three of four rows are right.
+    0.75
+
     Args:
       metric: a metric of one batch.
       weight_by_size: whether a batch counts once for each of its rows. Then the mean
@@ -117,6 +137,16 @@ def make_sum_aggregator(
 
     The value depends on how the rows are cut into batches by rounding only, and not
     at all where the sums are of integers.
+
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> def sums(samples, targets):
+    ...     return ((samples.mean(axis=0) - targets) ** 2).sum(), len(targets)
+    >>> rmse = metrics.make_sum_aggregator(sums, lambda s: (s[0] / s[1]) ** 0.5)
+    >>> state = rmse(np.zeros([10, 3, 1]), np.zeros([3, 1]))
+    >>> state = rmse(np.zeros([10, 1, 1]), np.full([1, 1], 4.0), state)
+    >>> float(state.value)  # √(16 / 4)
+    2.0
 
     Args:
       batch_sums: `(logits, labels) -> sums` of one batch, a pytree of arrays of fixed
@@ -199,6 +229,14 @@ def log_mean_exp(x: chex.Array) -> jax.Array:
 @jax.jit
 def average_sampled_log_likelihood(x: chex.Array) -> jax.Array:
     """Log of the mean likelihood: log (1/n) Σᵢ exp xᵢ, without overflow.
+
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> float(metrics.average_sampled_log_likelihood(np.array([-1000.0, -1000.0])))
+    -1000.0
+    >>> likelihoods = np.array([0.9, 0.1])
+    >>> round(float(metrics.average_sampled_log_likelihood(np.log(likelihoods))), 3)
+    -0.693
 
     Args:
       x: log-likelihoods, of any shape.

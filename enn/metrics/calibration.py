@@ -45,9 +45,20 @@ class ReliabilityDiagram(NamedTuple):
 class ExpectedCalibrationError(AggregateMetricCalculator):
     """Expected calibration error over many batches.
 
-    ECE = Σᵢ (nᵢ/n) |accuracyᵢ − confidenceᵢ|. Bin i holds confidences in
+    ECE = Σᵢ (nᵢ/n) |accuracyᵢ − confidenceᵢ| (Guo et al., 2017,
+    https://arxiv.org/abs/1706.04599, equation 3). Bin i holds confidences in
     [i/num_bins, (i+1)/num_bins); the last bin holds 1 too. The sums of each bin are in
     `state.extra`, which `reliability_diagram` reads.
+
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> ece = metrics.ExpectedCalibrationError(num_bins=10)
+    >>> logits = np.log(
+    ...     [[[0.75, 0.25]] * 4]
+    ... )  # Sure to 75 %, and right in half the rows.
+    >>> state = ece(logits, np.array([[0], [0], [1], [1]]))
+    >>> round(float(state.value), 3)
+    0.25
 
     Attributes:
       num_bins: number of bins.
@@ -91,6 +102,13 @@ class SingleBatchECE(MetricCalculator):
     ⌊c · num_bins⌋ in floating point, which may differ where c is at an edge. Numbers
     follow the original `enn`.
 
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> logits = np.log([[[0.75, 0.25]] * 4])
+    >>> labels = np.array([[0], [0], [0], [1]])  # Three of four, as predicted.
+    >>> round(float(metrics.SingleBatchECE(num_bins=10)(logits, labels)), 3)
+    0.0
+
     Attributes:
       num_bins: number of bins.
 
@@ -123,6 +141,17 @@ class SingleBatchECE(MetricCalculator):
 
 def reliability_diagram(bin_sums: BinSums) -> ReliabilityDiagram:
     """Returns what to draw: confidence and accuracy of each bin.
+
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> ece = metrics.ExpectedCalibrationError(num_bins=2)
+    >>> logits = np.log([[[0.75, 0.25]] * 4])
+    >>> state = ece(logits, np.array([[0], [0], [1], [1]]))
+    >>> diagram = metrics.reliability_diagram(state.extra)
+    >>> round(float(diagram.confidence[1]), 3), float(diagram.accuracy[1])
+    (0.75, 0.5)
+    >>> print(diagram.counts)
+    [0 4]
 
     Args:
       bin_sums: `state.extra` of `ExpectedCalibrationError`, after one batch or many.

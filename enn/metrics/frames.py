@@ -34,8 +34,10 @@ def predictions_frame(
     uncertainty, that of the means, and the `total` one with the noise:
     Var = Varₛ[μₛ] + Eₛ[σₛ²]. Columns of several outputs end in their number: `mean_1`.
 
+    >>> import numpy as np
+    >>> from enn import metrics
     >>> logits = np.log([[[0.9, 0.1]], [[0.5, 0.5]]])  # Two indices, one row.
-    >>> frame = predictions_frame(logits, class_names=["cat", "dog"])
+    >>> frame = metrics.predictions_frame(logits, class_names=["cat", "dog"])
     >>> print(frame.round(2).to_string(index=False))
     class  p(cat)  p(dog)  epistemic  total
       cat     0.7     0.3        0.1   0.61

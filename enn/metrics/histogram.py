@@ -43,6 +43,13 @@ class ScoreHistogram(NamedTuple):
 def exact_histogram(scores: chex.Array, values: chex.Array) -> ScoreHistogram:
     """Returns the histogram with one bin for each distinct score.
 
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> scores, is_wrong = np.array([0.9, 0.1, 0.9]), np.array([1, 0, 1])
+    >>> histogram = metrics.exact_histogram(scores, is_wrong)
+    >>> print(histogram.counts, histogram.totals)
+    [1 2 0] [0 2 0]
+
     Args:
       scores: `[n]`.
       values: what to sum, `[n]`: booleans, integers or floats.
@@ -67,6 +74,14 @@ def binned_histogram(
     of the mantissa. So there is no range to choose: two scores of one sign share a bin
     only if they agree to within a factor of 1 + 2^(9 - num_bits), 0.8 % for 16 bits.
     Bins are finest around 0: rank confident rows by 1 − p and not by p.
+
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> scores, is_wrong = np.array([0.9, 0.1, 0.901]), np.array([1, 0, 1])
+    >>> histogram = metrics.binned_histogram(scores, is_wrong)
+    >>> holds_rows = histogram.counts > 0
+    >>> print(histogram.counts[holds_rows], histogram.totals[holds_rows])
+    [1 2] [0 2]
 
     Args:
       scores: `[n]`.

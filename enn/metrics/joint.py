@@ -67,6 +67,14 @@ def calculate_joint_ll(logits: chex.Array, labels: chex.Array) -> jax.Array:
 
     log (1/S) Σₛ Πₜ softmax(logits_st)_yₜ: a sum over the τ rows, not divided by τ.
 
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> coins = np.log([[[0.9, 0.1]] * 2, [[0.1, 0.9]] * 2])  # One of two biased coins.
+    >>> heads = np.array([[0], [0]])
+    >>> likelihood = np.exp(metrics.calculate_joint_ll(coins, heads))
+    >>> round(float(likelihood), 3)  # ½ (0.9² + 0.1²), and ½ · ½ if independent.
+    0.41
+
     Args:
       logits: `[num_enn_samples, tau, num_classes]`.
       labels: integer classes `[tau, 1]`.
@@ -106,6 +114,14 @@ def make_nll_joint_calculator(tau: int = 10) -> MetricCalculator:
     divided by `tau`. Rows that remain are dropped, so a mean over batches weighted by
     size is that of one big batch where `tau` divides each of them.
 
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> coins = np.log([[[0.9, 0.1]] * 2, [[0.1, 0.9]] * 2])  # One of two biased coins.
+    >>> heads = np.array([[0], [0]])
+    >>> joint = metrics.make_nll_joint_calculator(tau=2)
+    >>> round(float(joint(coins, heads)), 3)  # -log ½ (0.9² + 0.1²)
+    0.892
+
     Args:
       tau: number of rows predicted jointly.
 
@@ -133,6 +149,14 @@ def make_nll_polyadic_calculator(
     are drawn from it with replacement, and predicted jointly. The result is the mean
     over groups, not divided by `tau` (Osband et al., 2022,
     https://arxiv.org/abs/2202.13509).
+
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> coins = np.log([[[0.9, 0.1]] * 2, [[0.1, 0.9]] * 2])  # One of two biased coins.
+    >>> heads = np.array([[0], [0]])
+    >>> dyadic = metrics.make_nll_polyadic_calculator(tau=10, kappa=2)
+    >>> round(float(dyadic(coins, heads)), 3)  # -log ½ (0.9¹⁰ + 0.1¹⁰)
+    1.747
 
     Args:
       tau: number of rows predicted jointly.

@@ -29,6 +29,13 @@ from enn.metrics.likelihood import (
 def categorical_log_likelihood(probs: chex.Array, labels: chex.Array) -> jax.Array:
     """Log-likelihood of a whole batch under given probabilities: Σ_b log p_b(y_b).
 
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> probs = np.array([[0.5, 0.5], [0.2, 0.8]])
+    >>> log_likelihood = metrics.categorical_log_likelihood(probs, np.array([[0], [1]]))
+    >>> round(float(np.exp(log_likelihood)), 3)  # 0.5 · 0.8
+    0.4
+
     Args:
       probs: `[batch, num_classes]`.
       labels: integer classes `[batch, 1]`.
@@ -73,7 +80,15 @@ def calculate_marginal_ll(logits: chex.Array, labels: chex.Array) -> jax.Array:
 
 
 def make_nll_marginal_calculator() -> MetricCalculator:
-    """Returns the negative of `calculate_marginal_ll`."""
+    """Returns the negative of `calculate_marginal_ll`.
+
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> nll = metrics.make_nll_marginal_calculator()
+    >>> logits = np.log([[[0.9, 0.1]], [[0.5, 0.5]]])  # Two indices, one row.
+    >>> round(float(nll(logits, np.array([[0]]))), 3)  # -log ½ (0.9 + 0.5)
+    0.357
+    """
 
     def calculator(logits: chex.Array, labels: chex.Array) -> jax.Array:
         return -calculate_marginal_ll(logits, labels)
@@ -99,7 +114,19 @@ def calculate_accuracy(logits: chex.Array, labels: chex.Array) -> jax.Array:
 
 
 def make_accuracy_calculator() -> MetricCalculator:
-    """Returns `calculate_accuracy`."""
+    """Returns `calculate_accuracy`.
+
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> accuracy = metrics.make_accuracy_calculator()
+    >>> logits = np.log([[[0.9, 0.1]], [[0.4, 0.6]]])  # On average class 0, by 0.65.
+    >>> float(accuracy(logits, np.array([[0]])))
+    1.0
+    >>> accuracy(logits, np.array([[2]]))
+    Traceback (most recent call last):
+        ...
+    ValueError: labels must be integers in [0, 2), got 2 in row 0.
+    """
     return calculate_accuracy
 
 

@@ -54,6 +54,12 @@ class CalibrationCurve(NamedTuple):
 def split_mean_and_std(outputs: chex.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the first and second half of the outputs: means, standard deviations.
 
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> mean, std = metrics.split_mean_and_std(np.array([[1.0, 2.0, 0.5, 0.25]]))
+    >>> print(mean, std)
+    [[1. 2.]] [[0.5  0.25]]
+
     Args:
       outputs: `[..., 2 * num_outputs]`; the second half must be positive.
 
@@ -79,7 +85,9 @@ def make_constant_std(noise_std: chex.Numeric) -> ParseFn:
       noise_std: standard deviation of the noise, in units of the target; a scalar, or
         one for each output.
 
-    >>> parse = make_constant_std(0.5)
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> parse = metrics.make_constant_std(0.5)
     >>> mean, std = parse(np.zeros([10, 4, 1]))
     >>> std.shape, float(std[0, 0, 0])
     ((10, 4, 1), 0.5)
@@ -103,7 +111,9 @@ def make_mixture_nll_calculator(
     Args:
       parse: turns outputs into means and standard deviations.
 
-    >>> metric = make_mixture_nll_calculator()
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> metric = metrics.make_mixture_nll_calculator()
     >>> outputs = np.array([[[0.0, 1.0]]])  # N(0, 1) at its mean: ½ log 2π
     >>> round(float(metric(outputs, np.array([[0.0]]))), 4)
     0.9189
@@ -119,6 +129,13 @@ def make_mixture_nll_joint_calculator(
     The mean over consecutive groups of `tau` rows of −log (1/S) Σₛ Πₜₖ N(y_tk; μ_stk,
     σ_stk²); not divided by `tau`. Rows that remain are dropped (as for
     `make_nll_joint_calculator`).
+
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> joint = metrics.make_mixture_nll_joint_calculator(tau=2)
+    >>> outputs = np.array([[[0.0, 1.0]] * 2])  # N(0, 1) in two rows.
+    >>> round(float(joint(outputs, np.zeros([2, 1]))), 3)  # log 2π
+    1.838
 
     Args:
       tau: number of rows predicted jointly.
@@ -149,6 +166,13 @@ def make_mixture_crps_calculator(
     A(μ, σ) = μ (2 Φ(μ/σ) − 1) + 2 σ φ(μ/σ), it is (1/S) Σₛ A(y − μₛ, σₛ) −
     (1/2S²) Σₛᵣ A(μₛ − μᵣ, √(σₛ² + σᵣ²)) (Grimit et al., 2006,
     https://doi.org/10.1256/qj.05.235). Takes memory for S² numbers a target.
+
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> crps = metrics.make_mixture_crps_calculator()
+    >>> outputs = np.array([[[0.0, 1.0]]])  # N(0, 1)
+    >>> round(float(crps(outputs, np.array([[0.0]]))), 3)  # (√2 - 1) / √π
+    0.234
 
     Args:
       parse: turns outputs into means and standard deviations.
@@ -181,6 +205,12 @@ def calculate_mixture_cdf(
 
     Also called the probability integral transform: uniform in [0, 1] over rows if the
     predictions are calibrated.
+
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> outputs = np.array([[[0.0, 1.0]], [[2.0, 1.0]]])  # ½ N(0, 1) + ½ N(2, 1)
+    >>> print(metrics.calculate_mixture_cdf(outputs, np.array([[1.0]])))
+    [[0.5]]
 
     Args:
       outputs: `[num_enn_samples, batch, ...]`.
@@ -219,8 +249,10 @@ def calculate_mixture_quantiles(
     Raises:
       ValueError: if a level is not in (0, 1), or a shape is wrong.
 
+    >>> import numpy as np
+    >>> from enn import metrics
     >>> outputs = np.array([[[3.0, 2.0]]])  # N(3, 4)
-    >>> quantiles = calculate_mixture_quantiles(outputs, np.array([0.5, 0.975]))
+    >>> quantiles = metrics.calculate_mixture_quantiles(outputs, np.array([0.5, 0.975]))
     >>> [round(float(quantile), 3) for quantile in quantiles.ravel()]
     [3.0, 6.92]
     """
@@ -261,6 +293,13 @@ def make_coverage_calculator(
     That is between the quantiles of levels (1 − level)/2 and (1 + level)/2; the mean
     over rows and outputs should be `level`.
 
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> coverage = metrics.make_coverage_calculator(level=0.9)
+    >>> outputs = np.array([[[0.0, 1.0]] * 4])  # N(0, 1): from -1.64 to 1.64
+    >>> float(coverage(outputs, np.array([[-1.0], [0.0], [1.0], [2.0]])))
+    0.75
+
     Args:
       level: probability of the interval, in (0, 1).
       parse: turns outputs into means and standard deviations.
@@ -290,6 +329,13 @@ def make_interval_width_calculator(
     Mean over rows and outputs, in units of the target: of two networks with the same
     coverage, the one with narrower intervals is sharper.
 
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> width = metrics.make_interval_width_calculator(level=0.9)
+    >>> outputs = np.array([[[0.0, 1.0]]])  # N(0, 1): from -1.645 to 1.645
+    >>> round(float(width(outputs, np.array([[0.0]]))), 2)
+    3.29
+
     Args:
       level: probability of the interval, in (0, 1).
       parse: turns outputs into means and standard deviations.
@@ -318,6 +364,14 @@ def make_calibration_aggregator(
     The mean over levels i/num_bins of |observed − level|, for the fraction `observed`
     of targets below the quantile of that level (Kuleshov et al., 2018,
     https://arxiv.org/abs/1807.00263). `calibration_curve(state.extra)` is the curve.
+
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> error = metrics.make_calibration_aggregator(num_bins=2)
+    >>> outputs = np.array([[[0.0, 1.0]] * 4])  # N(0, 1): half should be below 0.
+    >>> state = error(outputs, np.array([[-1.0], [1.0], [1.0], [1.0]]))
+    >>> float(state.value)  # |¼ - ½| at level ½, 0 at level 1.
+    0.125
 
     Args:
       num_bins: number of bins of the targets' values under `calculate_mixture_cdf`.
@@ -350,6 +404,15 @@ def _calibration_error(counts: jax.Array) -> jax.Array:
 
 def calibration_curve(counts: chex.Array) -> CalibrationCurve:
     """Returns the curve to plot: how often targets lie below the predicted quantiles.
+
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> error = metrics.make_calibration_aggregator(num_bins=2)
+    >>> outputs = np.array([[[0.0, 1.0]] * 4])  # N(0, 1)
+    >>> state = error(outputs, np.array([[-1.0], [1.0], [1.0], [1.0]]))
+    >>> curve = metrics.calibration_curve(state.extra)
+    >>> print(curve.level, curve.observed)
+    [0.  0.5 1. ] [0.   0.25 1.  ]
 
     Args:
       counts: `state.extra` of `make_calibration_aggregator`.

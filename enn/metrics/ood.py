@@ -25,6 +25,12 @@ def calculate_auroc(scores: chex.Array, is_ood: chex.Array) -> jax.Array:
 
     P(s₊ > s₋) + ½ P(s₊ = s₋) for the scores of a random row out of and in distribution.
 
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> scores, is_ood = np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1])
+    >>> float(metrics.calculate_auroc(scores, is_ood))  # Three of four pairs in order.
+    0.75
+
     Args:
       scores: higher for rows that seem out of distribution, `[n]`.
       is_ood: 1 or True for rows out of distribution, else 0 or False, `[n]`.
@@ -45,6 +51,12 @@ def calculate_aupr(scores: chex.Array, is_ood: chex.Array) -> jax.Array:
     Σᵢ (Rᵢ − Rᵢ₋₁) Pᵢ over the distinct scores in falling order, with precision Pᵢ and
     recall Rᵢ of calling rows with at least this score out of distribution. There is
     no interpolation, which would be too optimistic.
+
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> scores, is_ood = np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1])
+    >>> round(float(metrics.calculate_aupr(scores, is_ood)), 3)  # ½ · 1 + ½ · ⅔
+    0.833
 
     Args:
       scores: higher for rows that seem out of distribution, `[n]`.
@@ -70,6 +82,15 @@ def make_auroc_aggregator(
     by at most ½ Σᵢ PᵢNᵢ / (PN), half the fraction of pairs that share a bin, for
     Pᵢ and Nᵢ rows out of and in distribution in bin i.
 
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> auroc = metrics.make_auroc_aggregator(metrics.predictive_entropy)
+    >>> sure, unsure = np.log([[[0.9, 0.1]]]), np.log([[[0.5, 0.5]]])
+    >>> state = auroc(sure, np.array([[0]]))
+    >>> state = auroc(unsure, np.array([[1]]), state)
+    >>> float(state.value)
+    1.0
+
     Args:
       score_fn: `logits -> scores`, `[batch]`, higher for out of distribution.
       num_bits: bits of the score to keep; the state has 2 · 2^num_bits integers.
@@ -90,6 +111,15 @@ def make_aupr_aggregator(
     how the rows are cut into batches, and differs from `calculate_aupr` of all rows by
     at most Σᵢ Pᵢ/P [(T + Pᵢ) / (T + Pᵢ + F) − (T + 1) / (T + 1 + F + Nᵢ)], for Pᵢ and
     Nᵢ rows out of and in distribution in bin i, T and F in all higher bins.
+
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> aupr = metrics.make_aupr_aggregator(metrics.predictive_entropy)
+    >>> sure, unsure = np.log([[[0.9, 0.1]]]), np.log([[[0.5, 0.5]]])
+    >>> state = aupr(sure, np.array([[1]]))
+    >>> state = aupr(unsure, np.array([[0]]), state)
+    >>> float(state.value)  # The row to find comes last of two.
+    0.5
 
     Args:
       score_fn: `logits -> scores`, `[batch]`, higher for out of distribution.

@@ -49,10 +49,12 @@ def calculate_crps(
     Raises:
       ValueError: if a shape is wrong, or there is only one sample for a fair score.
 
+    >>> import numpy as np
+    >>> from enn import metrics
     >>> samples, targets = np.array([[[1.0]], [[3.0]]]), np.array([[2.0]])
-    >>> float(calculate_crps(samples, targets))  # 1 - ½ · (0 + 2 + 2 + 0) / 4
+    >>> float(metrics.calculate_crps(samples, targets))  # 1 - ½ · (0 + 2 + 2 + 0) / 4
     0.5
-    >>> float(calculate_crps(samples, targets, fair=True))  # 1 - ½ · 2
+    >>> float(metrics.calculate_crps(samples, targets, fair=True))  # 1 - ½ · 2
     0.0
     """
     samples, targets = _check_shapes(samples, targets)
@@ -74,6 +76,13 @@ def make_gaussian_nll_calculator(noise_std: float = 0.0) -> MetricCalculator:
 
     −(1/B) Σ_b log N(y_b; meanₛ f_sb, varₛ f_sb + σ²), with the population variance, in
     nats.
+
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> nll = metrics.make_gaussian_nll_calculator()
+    >>> samples = np.array([[[1.0]], [[3.0]]])  # Mean 2, variance 1
+    >>> round(float(nll(samples, np.array([[2.0]]))), 3)  # ½ log 2π
+    0.919
 
     Args:
       noise_std: σ, standard deviation of observation noise that is not in the samples,
@@ -105,6 +114,16 @@ def calculate_gaussian_joint_ll(
     """Joint log-likelihood of a whole batch under Gaussian noise, in nats.
 
     log (1/S) Σₛ Πₜ N(yₜ; f_st, σ²): a sum over the τ rows, not divided by τ.
+
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> targets = np.array([[1.0], [1.0]])
+    >>> agrees = np.ones([1, 2, 1])
+    >>> shifted = np.array([[[0.0]] * 2, [[2.0]] * 2])
+    >>> for samples in agrees, shifted:
+    ...     round(float(metrics.calculate_gaussian_joint_ll(samples, targets, 1.0)), 3)
+    -1.838
+    -2.838
 
     Args:
       samples: `[num_enn_samples, tau, 1]`.
@@ -139,6 +158,13 @@ def make_gaussian_nll_joint_calculator(
     not divided by `tau`. Rows that remain are dropped, so a mean over batches weighted
     by size is that of one big batch where `tau` divides each of them. With `tau=1`, it
     is the marginal negative log-likelihood.
+
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> joint = metrics.make_gaussian_nll_joint_calculator(noise_std=1.0, tau=2)
+    >>> samples, targets = np.zeros([10, 6, 1]), np.zeros([6, 1])
+    >>> round(float(joint(samples, targets)), 3)  # Two rows at a time: log 2π
+    1.838
 
     Args:
       noise_std: σ, standard deviation of the noise, in units of the target.

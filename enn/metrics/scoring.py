@@ -15,6 +15,12 @@ def calculate_brier_score(logits: chex.Array, labels: chex.Array) -> jax.Array:
     (1/B) Σ_b Σ_c (p_b(c) − 1[c = y_b])², from 0, certain and right, to 2, certain and
     wrong (Brier, 1950, https://doi.org/10.1175/1520-0493(1950)078%3C0001:VOFEIT%3E2.0.CO;2).
 
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> logits, labels = np.log([[[0.8, 0.2]]]), np.array([[0]])
+    >>> round(float(metrics.calculate_brier_score(logits, labels)), 3)  # 2 · 0.2²
+    0.08
+
     Args:
       logits: `[num_enn_samples, batch, num_classes]`.
       labels: classes `[batch, 1]`.

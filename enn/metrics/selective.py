@@ -40,6 +40,12 @@ class RiskCoverageCurve(NamedTuple):
 def zero_one_loss(logits: chex.Array, labels: chex.Array) -> jax.Array:
     """Whether the marginal prediction is wrong: 1, 0, or NaN for NaN logits, `[batch]`.
 
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> logits = np.log([[[0.8, 0.2], [0.6, 0.4]]])  # Predicts class 0 twice.
+    >>> print(metrics.zero_one_loss(logits, np.array([[0], [1]])))
+    [0. 1.]
+
     Args:
       logits: `[num_enn_samples, batch, num_classes]`.
       labels: classes `[batch, 1]`.
@@ -55,6 +61,12 @@ def calculate_aurc(uncertainty: chex.Array, losses: chex.Array) -> jax.Array:
 
     (1/n) Σₖ risk of the k least uncertain rows, with the risk at the end of the tie for
     rows that are tied (Geifman et al., 2019, https://arxiv.org/abs/1805.08206).
+
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> uncertainty, losses = np.array([0.1, 0.2, 0.9]), np.array([0, 0, 1])
+    >>> round(float(metrics.calculate_aurc(uncertainty, losses)), 3)  # (0 + 0 + ⅓) / 3
+    0.111
 
     Args:
       uncertainty: higher for rows to abstain on, `[n]`.
@@ -85,6 +97,14 @@ def make_aurc_aggregator(
 
     `risk_coverage_curve(state.extra)` is the curve.
 
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> aurc = metrics.make_aurc_aggregator()
+    >>> state = aurc(np.log([[[0.9, 0.1], [0.8, 0.2]]]), np.array([[0], [0]]))
+    >>> state = aurc(np.log([[[0.6, 0.4]]]), np.array([[1]]), state)
+    >>> round(float(state.value), 3)  # The least certain row is wrong: ⅓ / 3
+    0.111
+
     Args:
       uncertainty_fn: `logits -> uncertainty`, `[batch]`, higher for rows to abstain on.
       loss_fn: `(logits, labels) -> losses`, `[batch]`.
@@ -95,6 +115,14 @@ def make_aurc_aggregator(
 
 def risk_coverage_curve(histogram: ScoreHistogram) -> RiskCoverageCurve:
     """Returns the curve, with a point for each bin that holds rows; not for `jax.jit`.
+
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> uncertainty, losses = np.array([0.1, 0.2, 0.9, 1.0]), np.array([0, 0, 1, 1])
+    >>> histogram = metrics.exact_histogram(uncertainty, losses)
+    >>> curve = metrics.risk_coverage_curve(histogram)
+    >>> print(curve.coverage, curve.risk.round(2))
+    [0.25 0.5  0.75 1.  ] [0.   0.   0.33 0.5 ]
 
     Args:
       histogram: losses by uncertainty: `exact_histogram(uncertainty, losses)`, or

@@ -17,6 +17,12 @@ from enn.metrics.likelihood import class_probs, marginal_probs, sum_of_others
 def variation_ratio(logits: jax.Array) -> jax.Array:
     """One minus the largest marginal class probability, `[batch]`.
 
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> logits = np.log([[[0.9, 0.1]], [[0.5, 0.5]]])  # On average 0.7 and 0.3.
+    >>> round(float(metrics.variation_ratio(logits)[0]), 3)
+    0.3
+
     Args:
       logits: `[num_enn_samples, batch, num_classes]`.
     """
@@ -28,6 +34,14 @@ def variation_ratio(logits: jax.Array) -> jax.Array:
 @jax.jit
 def predictive_entropy(logits: jax.Array) -> jax.Array:
     """Entropy H(p̄) of the marginal prediction p̄, total uncertainty in nats, `[batch]`.
+
+    H(p) = −Σ_c p_c log p_c.
+
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> entropy = metrics.predictive_entropy(np.zeros([10, 1, 2]))
+    >>> round(float(entropy[0]), 3)  # log 2
+    0.693
 
     Args:
       logits: `[num_enn_samples, batch, num_classes]`.
@@ -50,6 +64,15 @@ def mutual_information(logits: jax.Array) -> jax.Array:
     (Houlsby et al., 2011, https://arxiv.org/abs/1112.5745). It scores each row by
     itself; the joint information in several rows is BatchBALD (Kirsch et al., 2019,
     https://arxiv.org/abs/1906.08158), which is not implemented here.
+
+    >>> import numpy as np
+    >>> from enn import metrics
+    >>> fair = np.log([[[0.5, 0.5]], [[0.5, 0.5]]])
+    >>> unknown = np.array([[[50.0, 0.0]], [[0.0, 50.0]]])  # Heads or tails, for sure.
+    >>> for logits in fair, unknown:
+    ...     round(float(metrics.mutual_information(logits)[0]), 3)
+    0.0
+    0.693
 
     Args:
       logits: `[num_enn_samples, batch, num_classes]`.
