@@ -32,7 +32,7 @@ CAPACITY = 64  # of the chunks that hold the steps
 BATCH_SIZE = 64
 LOSS = losses.average_single_index_loss(losses.XentLoss(2), 8)
 OPTIMIZER = optax.adam(1e-2)
-README = pathlib.Path(__file__).parents[2] / "README.md"
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "howto" / "many_devices.md"
 MESHES = {
     "none": {},
     "data": {"data": 8},
@@ -237,24 +237,24 @@ class Failing(Iterator[ArrayBatch]):
 
 
 def on_two_processes(saves: pathlib.Path, port: str, process_id: str) -> dict[str, Any]:
-    """Trains on what the README says each process should read, resumes, and fails."""
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    """Trains on what the documentation says each process should read, resumes, and fails."""
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     (block,) = [block for block in blocks if "jax.distributed" in block]
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize = functools.partial(
         jax.distributed.initialize, f"127.0.0.1:{port}", 2, int(process_id)
     )
     dataset = utils.make_batch_iterator(make_data())
-    readme: dict[str, Any] = {"jax": jax, "utils": utils, "dataset": dataset}
-    exec(block, readme)
+    page: dict[str, Any] = {"jax": jax, "utils": utils, "dataset": dataset}
+    exec(block, page)
 
     def make(num_steps: int) -> supervised.Experiment:
-        batches = utils.make_batch_iterator(readme["rows"], BATCH_SIZE // 2)
+        batches = utils.make_batch_iterator(page["rows"], BATCH_SIZE // 2)
         return train_ensemble(
             jax.make_mesh((2,), ("data",)),
             num_steps,
             dataset=Failing(batches, 1 + NUM_STEPS),
-            eval_datasets={"test": utils.make_batch_iterator(readme["rows"], 8)},
+            eval_datasets={"test": utils.make_batch_iterator(page["rows"], 8)},
         )
 
     experiment = make(NUM_SAVED)
@@ -266,7 +266,7 @@ def on_two_processes(saves: pathlib.Path, port: str, process_id: str) -> dict[st
     return {
         **summary(experiment),
         "resumed": summary(resumed),
-        "readme_batch_size": readme["batches"].batch_size,
+        "documented_batch_size": page["batches"].batch_size,
         "errors": [error_of(lambda: experiment.train(30)) for _ in range(2)],
     }
 

@@ -138,7 +138,7 @@ def test_two_processes_with_data_of_their_own_train_as_one(
     expected = eight_devices["ensemble"]["none"]
     assert_same(first, expected, ["train", "test", "state"])
     assert_same(second, expected, ["state"])
-    assert first["readme_batch_size"] == 8
+    assert first["documented_batch_size"] == 8
 
 
 @pytest.mark.parametrize("other", ["none", "three", "data"])
