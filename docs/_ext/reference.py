@@ -58,9 +58,7 @@ def own_names(path: str) -> list[str]:
             if not name.startswith("_") and getattr(value, "__module__", None) == path
         ]
     is_module = type(importlib)
-    return [
-        name for name in listed if not isinstance(getattr(module, name), is_module)
-    ]
+    return [name for name in listed if not isinstance(getattr(module, name), is_module)]
 
 
 def public_names() -> dict[str, dict[str, list[str]]]:
@@ -110,8 +108,9 @@ def _directives(path: str, names: list[str]) -> list[str]:
     ]
     lines = [f".. automodule:: {path}"]
     if members:
+        options = ("imported-members", "undoc-members", "show-inheritance")
         lines += [f"   :members: {', '.join(members)}"]
-        lines += ["   :imported-members:", "   :undoc-members:", "   :show-inheritance:"]
+        lines += [f"   :{option}:" for option in options]
     for name in names:
         if name not in members:
             lines += ["", f".. autodata:: {path}.{name}"]

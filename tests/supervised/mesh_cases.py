@@ -237,7 +237,7 @@ class Failing(Iterator[ArrayBatch]):
 
 
 def on_two_processes(saves: pathlib.Path, port: str, process_id: str) -> dict[str, Any]:
-    """Trains on what the documentation says each process should read, resumes, and fails."""
+    """Trains on rows that each process reads as documented, resumes, and fails."""
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     (block,) = [block for block in blocks if "jax.distributed" in block]
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
