@@ -10,9 +10,10 @@ unchanged: in a combined network they belong to its other part. If they are the
 parameters of an ensemble of another size, Haiku rejects their shape and names them.
 """
 
+import itertools
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import chex
 import jax
@@ -75,21 +76,34 @@ def apply_member(
       axis: axis of the members in every leaf of `stacked`.
     """
     index = _check_index(index, num_members)
-    num_indices, in_one_vmap = _num_indices(index, (stacked, inputs))
-    if num_indices >= max(num_members, 2):
+    params, rest = jax.tree.leaves(stacked), jax.tree.leaves(inputs)
+    maps = _maps_of(index, [*params, *rest])
+    if maps.num_shared >= max(num_members, 2):
         outputs = run_members(fn, stacked, inputs, num_members, axis)
         return select_member(outputs, index, num_members)
 
     def select(index: base.Index) -> Any:
         return select_member(stacked, index, num_members, axis)
 
-    several = in_one_vmap and num_indices > 1
-    if several and _runs_in_turn(fn, jax.eval_shape(select, index), inputs):
-        indices, position = _all_indices(index, num_indices)
+    own = maps.mapped[len(params) :]
+    if (
+        maps.size > 1
+        and not any(maps.mapped[: len(params)])
+        and not _have_tangents(list(itertools.compress(rest, own)))
+        and _runs_in_turn(fn, jax.eval_shape(select, index), inputs)
+    ):
+        (indices, *rest), position = _at_all_indices(
+            [index, *rest], [True, *own], maps.size
+        )
+        structure = jax.tree.structure(inputs)
         axes = _axes(stacked, num_members, axis)
-        selected = jax.vmap(select, out_axes=axes)(indices)
-        outputs = _run_in_turn(fn, selected, inputs, num_indices, axes)
-        return select_member(outputs, position, num_indices)
+        outputs = _run_in_turn(
+            fn,
+            (jax.vmap(select, out_axes=axes)(indices), structure.unflatten(rest)),
+            maps.size,
+            (axes, structure.unflatten([0 if mapped else None for mapped in own])),
+        )
+        return select_member(outputs, position, maps.size)
     return fn(select(index), inputs)
 
 
@@ -125,7 +139,8 @@ def run_members(
     axes = _axes(stacked, num_members, axis)
     first = jax.eval_shape(lambda x: select_member(x, 0, num_members, axis), stacked)
     if num_members > 1 and _runs_in_turn(fn, first, inputs):
-        return _run_in_turn(fn, stacked, inputs, num_members, axes)
+        unmapped = jax.tree.map(lambda leaf: None, inputs)
+        return _run_in_turn(fn, (stacked, inputs), num_members, (axes, unmapped))
     leaves, structure = jax.tree.flatten(stacked)
     leaves = [
         leaf if axis is None else _sharding.over_index(leaf, axis)
@@ -155,19 +170,19 @@ def convolves_on_cpu(fn: Callable[..., Any], *args: Any) -> bool:
     return "conv_general_dilated" in str(jax.make_jaxpr(fn)(*args))
 
 
-def _run_in_turn(
-    fn: Callable[[Any, Any], Any], stacked: Any, inputs: Any, num_runs: int, axes: Any
-) -> Any:
+def _run_in_turn(fn: Callable[..., Any], args: Any, num_runs: int, axes: Any) -> Any:
+    """Returns `jax.vmap(fn, axes)(*args)`, one run after the other."""
+
     def split(leaf: chex.Array, axis: int | None) -> list[chex.Array]:
         if axis is None:
             return [leaf] * num_runs
         # Not by indexing: the gradient of that is as large as all members, each time.
         return [jnp.squeeze(p, axis) for p in jnp.split(leaf, num_runs, axis)]
 
-    leaves, structure = jax.tree.flatten(stacked)
+    leaves, structure = jax.tree.flatten(args)
     rows = zip(*map(split, leaves, structure.flatten_up_to(axes)), strict=True)
     run = jax.jit(fn)  # Traced once. A loop would not do: see `look_at_output`.
-    outputs = [run(structure.unflatten(row), inputs) for row in rows]
+    outputs = [run(*structure.unflatten(row)) for row in rows]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
 
 
@@ -182,7 +197,7 @@ def apply_choice(
     index = _check_index(index, len(fns))
     if _checks.is_concrete(index):
         return fns[int(index)](inputs)
-    if _num_indices(index, inputs)[0] > 1:
+    if _maps_of(index, jax.tree.leaves(inputs)).num_shared > 1:
         outputs = jnp.stack([fn(inputs) for fn in fns])
         return select_member(outputs, index, len(fns))
     # The switch clamps: its output for an index out of range is filled instead.
@@ -209,60 +224,103 @@ def _check_index(index: base.Index, num_members: int) -> chex.Array:
     return np.int32(index)
 
 
-def _num_indices(index: chex.Array, others: Any) -> tuple[int, bool]:
-    """Number of indices under `jax.vmap` at which the values of `others` are shared.
+class _Maps(NamedTuple):
+    """How `jax.vmap` maps an index, and values that meet it.
 
-    One without `jax.vmap`, and inside a `jax.jit` that is itself mapped: what it
-    returns is only ever used to choose between equal computations.
+    Attributes:
+      num_shared: number of indices at which the values are the same.
+      size: number of indices of the one map over it; 1 where there are none or several.
+      mapped: whether that map is over each of the values too.
+    """
 
-    Returns:
-      The number, and whether a single `jax.vmap` maps the index.
+    num_shared: int
+    size: int
+    mapped: list[bool]
+
+
+def _maps_of(index: chex.Array, values: list[chex.Array]) -> _Maps:
+    """Returns how an index is mapped; as if it were not inside a `jax.jit` that is.
+
+    What this returns is only ever used to choose between equal computations.
     """
     # Research code maps `enn.apply` itself: only here is it known how many indices
     # meet one set of parameters. `vmap` calls the rule of `probe`, which notes the
     # size and changes nothing. At 100 indices, 10 MLP members of width 50 and 100
     # rows, running each member once takes 17 Mflop and 0.6 ms instead of 165 Mflop
     # and 4.0 ms, its gradient 1.1 ms instead of 8.5 ms (2 CPU cores).
+    none = _Maps(1, 1, [False] * len(values))
     if _checks.is_concrete(index):
-        return 1, False
-    sizes = []
+        return none
+    maps: list[_Maps] = []
 
     @custom_vmap
-    def probe(index: chex.Array, others: list[chex.Array]) -> chex.Array:
-        del others
+    def probe(index: chex.Array, values: list[chex.Array]) -> chex.Array:
+        del values
         return index
 
     @probe.def_vmap
     def _(
-        axis_size: int, in_batched: Any, index: chex.Array, others: list[chex.Array]
+        axis_size: int, in_batched: Any, index: chex.Array, values: list[chex.Array]
     ) -> tuple[chex.Array, bool]:
-        index_batched, others_batched = in_batched
+        index_batched, mapped = in_batched
         if index_batched:
-            sizes.append(1 if any(others_batched) else axis_size)
-        return probe(index, others), index_batched
+            maps.append(_Maps(1 if any(mapped) else axis_size, axis_size, mapped))
+        return probe(index, values), index_batched
 
-    probe(index, [jax.lax.stop_gradient(x) for x in jax.tree.leaves(others)])
-    return math.prod(sizes), len(sizes) == 1
+    probe(index, [jax.lax.stop_gradient(x) for x in values])
+    if len(maps) == 1:
+        return maps[0]
+    return none._replace(num_shared=math.prod(m.num_shared for m in maps))
 
 
-def _all_indices(index: chex.Array, num_indices: int) -> tuple[chex.Array, chex.Array]:
-    """Returns the indices over which `jax.vmap` maps, and the position of `index`.
+def _at_all_indices(
+    values: list[chex.Array], mapped: list[bool], size: int
+) -> tuple[list[chex.Array], chex.Array]:
+    """Returns the values at all indices of a map, and the position of this index.
 
     Args:
-      index: an index under a single `jax.vmap` that maps it.
-      num_indices: size of the axis that it maps.
+      values: values under a single `jax.vmap`.
+      mapped: whether it maps each of them.
+      size: size of the axis that it maps.
 
     Returns:
-      The indices, `[num_indices]`, the same for all of them; an integer scalar.
+      Mapped values as `[size, ...]`, the same at all indices, others as they are; an
+      integer scalar.
     """
 
     @custom_vmap
-    def collect(index: chex.Array) -> tuple[chex.Array, chex.Array]:
-        return jnp.full(num_indices, index), jnp.int32(0)
+    def collect(values: list[chex.Array]) -> tuple[Any, Any]:
+        rows = [jnp.broadcast_to(v, (size, *jnp.shape(v))) for v in values]
+        return rows, jnp.int32(0)
 
     @collect.def_vmap
-    def _(axis_size: int, in_batched: Any, index: chex.Array) -> tuple[Any, Any]:
-        del in_batched
-        return (index, jnp.arange(axis_size, dtype=jnp.int32)), (False, True)
+    def _(axis_size: int, in_batched: Any, values: list[chex.Array]) -> tuple[Any, Any]:
+        positions = jnp.arange(axis_size, dtype=jnp.int32)
+        return (values, positions), ([False] * len(values), True)
 
-    return collect(index)
+    rows, position = collect(list(itertools.compress(values, mapped)))
+    remaining = iter(rows)
+    return [
+        next(remaining) if is_mapped else value
+        for value, is_mapped in zip(values, mapped, strict=True)
+    ], position
+
+
+def _have_tangents(values: list[chex.Array]) -> bool:
+    """Returns whether one of the values is being differentiated.
+
+    `custom_vmap` has no gradient backwards.
+    """
+    noted: list[bool] = []
+
+    @jax.custom_jvp
+    def probe(values: list[chex.Array]) -> list[chex.Array]:
+        return values
+
+    @probe.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        noted.append(True)
+        return primals[0], tangents[0]
+
+    probe(values)
+    return bool(noted)

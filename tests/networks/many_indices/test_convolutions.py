@@ -73,6 +73,26 @@ def test_a_step_has_the_convolutions_of_each_member(
     assert convolutions(3, num_indices) == runs * one == [1] * runs * len(one)
 
 
+@pytest.mark.parametrize("key", [jax.random.key, jax.random.PRNGKey])
+def test_members_with_randomness_of_their_own_are_not_grouped(key: Any) -> None:
+    def net(images: jax.Array) -> jax.Array:
+        hidden = jax.nn.relu(hk.Conv2D(3, 3)(images))
+        hidden = hk.dropout(hk.next_rng_key(), 0.5, hidden)
+        return hk.Linear(2)(hk.Flatten()(jax.nn.relu(hk.Conv2D(2, 3)(hidden))))
+
+    enn = networks.make_ensemble(networks.wrap_stochastic_fn_as_enn(net), 2)
+    indices = jax.vmap(enn.indexer)(jax.random.split(key(0), 3))
+
+    def loss(params: Any) -> jax.Array:
+        def one(index: Any) -> jax.Array:
+            return jnp.square(enn.apply(params, {}, IMAGES, index)[0]).mean()
+
+        return jax.vmap(one)(indices).mean()
+
+    params, _ = fast.abstract_variables(enn, IMAGES)
+    assert cost.convolutions(jax.grad(loss), params) == [1] * 3 * (2 + 3)
+
+
 def test_a_compiled_step_is_linear_in_the_number_of_members() -> None:
     def flops(num_ensemble: int) -> float:
         enn = _lenet(num_ensemble)

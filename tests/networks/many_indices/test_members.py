@@ -429,6 +429,40 @@ def test_convolutions_of_few_members_run_inside_other_maps():
             np.testing.assert_allclose(out[i, j], expected, rtol=1e-4, atol=1e-4)
 
 
+PAIRS = jnp.stack([IMAGES, -IMAGES, 2 * IMAGES])
+
+
+def _pairs_loss(stacked, images):
+    outs = jax.vmap(_convolve, (None, 0, 0))(stacked, images, np.array([2, 0, 2]))
+    return jnp.sum(jnp.square(outs))
+
+
+def test_convolutions_of_own_inputs_are_not_grouped_either():
+    # As where every index draws something of its own, such as dropout.
+    convolutions = cost.convolutions(jax.grad(_pairs_loss), KERNELS, PAIRS)
+    assert convolutions == [1] * 3 * (2 + 3)
+
+
+@pytest.mark.parametrize("argnum", [0, 1])
+def test_convolutions_of_own_inputs_are_those_of_a_loop(argnum):
+    def one(stacked, images, index):
+        return jnp.sum(jnp.square(_convolve(stacked, images, index)))
+
+    grad = jax.grad(one, argnum)
+    found = compiled(jax.grad(_pairs_loss, argnum))(KERNELS, PAIRS)
+    mapped = compiled(jax.vmap(grad, (None, 0, 0)))(KERNELS, PAIRS, np.array([2, 0, 2]))
+    expected = [
+        compiled(grad)(KERNELS, images, z)
+        for images, z in zip(PAIRS, [2, 0, 2], strict=True)
+    ]
+    expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *expected)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-2)
+    jax.tree.map(close, mapped, expected)
+    if argnum == 0:
+        expected = jax.tree.map(lambda leaf: leaf.sum(0), expected)
+    jax.tree.map(close, found, expected)
+
+
 def test_members_with_convolutions_run_at_once_elsewhere(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     loss = _loss_at(INDICES, 1.0)
