@@ -152,7 +152,14 @@ def transformed_mlp(
     sizes = layer_sizes("output_sizes", output_sizes)
 
     def forward(inputs: chex.Array) -> chex.Array:
-        return hk.nets.MLP(sizes, w_init, b_init)(flat_inputs(inputs))
+        flat = flat_inputs(inputs)
+        if jax.default_backend() != "cpu":
+            return hk.nets.MLP(sizes, w_init, b_init)(flat)
+        # In columns, members under `jax.vmap` are products [K, out, in] [K, in, batch],
+        # without a transposition between layers: a training step of 30 of them on
+        # digits takes a tenth less time (`benchmarks/train.py`).
+        out = ConcatMLP(sizes, w_init, b_init)(flat.T).T
+        return out.reshape(*flat.shape[:-1], sizes[-1])
 
     return hk.without_apply_rng(hk.transform(forward))
 
