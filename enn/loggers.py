@@ -1,14 +1,18 @@
 """Loggers: where the rows of metrics that training writes go."""
 
 import csv
+import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, TextIO, runtime_checkable
 
 import jax
 import numpy as np
+
+from enn import _checks, _extras
 
 LoggingData = Mapping[str, Any]
 """One row: values by name. Experiments write Python numbers, strings and lists."""
@@ -149,9 +153,259 @@ class CsvLogger:
         longer.replace(self._path)
 
 
+class JsonLinesLogger:
+    """Appends rows to a file of JSON, one a line, complete after every row.
+
+    An existing file is continued: a line that was cut short is taken off, and steps
+    never go back. A resumed run repeats rows from the save it starts at; those that
+    the file has already are not written again. NaN and infinity are written as Python
+    and pandas do. Only one logger at a time may write to a file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        """Continues `path` or, with the first row, creates it and its directory.
+
+        Raises:
+          ValueError: if `path` holds something else than rows.
+        """
+        self._path = pathlib.Path(path)
+        steps = self._read() if self._path.exists() else {}
+        last = max((step for step in steps.values() if step is not None), default=None)
+        self._steps = _Steps(last)
+        self._last_lines = {line for line, step in steps.items() if step == last}
+
+    def write(self, data: LoggingData) -> None:
+        """Appends `data` to the file; what JSON does not have becomes text."""
+        row = plain(data)
+        line = json.dumps(row, default=str)
+        is_new = row.get("step") is None or line not in self._last_lines
+        if self._steps.admit(row.get("step")) and is_new:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(f"{line}\n")
+
+    def _read(self) -> dict[str, int | None]:
+        """Returns the steps of whole lines, and takes off what follows them."""
+        content = self._path.read_bytes()
+        num_bytes = content.rfind(b"\n") + 1
+        steps: dict[str, int | None] = {}
+        for number, line in enumerate(content[:num_bytes].decode().splitlines(), 1):
+            try:
+                steps[line] = dict(json.loads(line)).get("step")
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{self._path}, line {number}: no row.") from error
+        os.truncate(self._path, num_bytes)
+        return steps
+
+
+class TensorBoardLogger:
+    """Draws the numbers of rows in TensorBoard, by tensorboardX.
+
+    Strings name the curves: the loss of a row with `dataset` "train" is `train/loss`,
+    and that of run 3 of `ManyExperiments` is `train/run_3/loss`. Entries of lists have
+    curves of their own; flags are left out.
+
+    In a directory that has events the first row takes the place of all at its step or
+    later, so that the curves of a resumed run never go back.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]):
+        """Writes into `directory`, which `tensorboard --logdir` shows.
+
+        Raises:
+          ImportError: without tensorboardX, which the extra `tensorboard` installs.
+        """
+        self._package = _extras.require("tensorboardX", "tensorboard")
+        self._directory = os.fspath(directory)
+        self._writer: Any = None
+        self._steps = _Steps()
+
+    def write(self, data: LoggingData) -> None:
+        """Adds the numbers of `data`."""
+        step, numbers = _curves(data)
+        if self._steps.admit(step):
+            if self._writer is None:
+                self._writer = self._package.SummaryWriter(
+                    self._directory, purge_step=step
+                )
+            for name, number in numbers.items():
+                self._writer.add_scalar(name, number, step)
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the file of events."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+class WandbLogger:
+    """Logs the numbers of rows to Weights & Biases or, like it, to trackio.
+
+    Curves are named as in `TensorBoardLogger`. Continued with the `id` (trackio: the
+    `name`) that it had and `resume="allow"`, a run's steps never go back: earlier ones
+    are not logged again, offline too.
+
+    Attributes:
+      run: what `init` of the library returned.
+    """
+
+    def __init__(self, library: str = "wandb", **settings: Any):
+        """Starts a run, or continues one.
+
+        Args:
+          library: "wandb" or "trackio".
+          **settings: arguments of its `init`, such as `project` and `mode="offline"`.
+
+        Raises:
+          ImportError: without the library, which the extra of its name installs.
+          ValueError: for another library.
+        """
+        _checks.one_of("library", library, ["wandb", "trackio"])
+        self.run = _extras.require(library, library).init(**settings)
+        self._last_file: pathlib.Path | None = None
+        if library == "trackio":
+            last = self.run._next_step - 1
+        elif not self.run.offline:
+            last = self.run.step
+        else:  # Each part of an offline run starts anew, in a directory of its own.
+            directory = pathlib.Path(self.run.dir)
+            self._last_file = directory / "enn_last_step.txt"
+            parts = directory.parents[1].glob(f"*-{self.run.id}")
+            files = [part / directory.name / self._last_file.name for part in parts]
+            last = max((int(f.read_text()) for f in files if f.exists()), default=0)
+        self._steps = _Steps(last)
+
+    def write(self, data: LoggingData) -> None:
+        """Logs the numbers of `data`."""
+        step, numbers = _curves(data)
+        if self._steps.admit(step):
+            self.run.log(numbers, step=step)
+            if self._last_file is not None and step is not None:
+                self._last_file.write_text(f"{step}")
+
+    def close(self) -> None:
+        """Finishes the run."""
+        self.run.finish()
+
+
+class MlflowLogger:
+    """Logs the numbers of rows as metrics of an MLflow run.
+
+    Curves are named as in `TensorBoardLogger`. Those of a run that is continued by its
+    `run_id` never go back: earlier steps are not logged again.
+
+    Attributes:
+      run_id: the run; keep it to go on with.
+    """
+
+    def __init__(
+        self,
+        run_id: str | None = None,
+        *,
+        experiment: str = "Default",
+        tracking_uri: str | None = None,
+    ):
+        """Starts a run, or continues one.
+
+        Args:
+          run_id: a run to continue; by default one is made.
+          experiment: name of the experiment that a new run belongs to, made if there
+            is none.
+          tracking_uri: where MLflow keeps runs, such as `sqlite:///mlflow.db`; by
+            default as MLflow is set.
+
+        Raises:
+          ImportError: without MLflow, which the extra `mlflow` installs.
+        """
+        self._entities = _extras.require("mlflow.entities", "mlflow")
+        mlflow = _extras.require("mlflow", "mlflow")
+        self._client = mlflow.MlflowClient(tracking_uri)
+        last = None
+        if run_id is None:
+            found = self._client.get_experiment_by_name(experiment)
+            group = (
+                found.experiment_id
+                if found is not None
+                else self._client.create_experiment(experiment)
+            )
+            run_id = self._client.create_run(group).info.run_id
+        else:
+            last = max(
+                (
+                    metric.step
+                    for name in self._client.get_run(run_id).data.metrics
+                    for metric in self._client.get_metric_history(run_id, name)
+                ),
+                default=None,
+            )
+        self.run_id: str = run_id
+        self._steps = _Steps(last)
+
+    def write(self, data: LoggingData) -> None:
+        """Logs the numbers of `data`."""
+        step, numbers = _curves(data)
+        if self._steps.admit(step):
+            now = int(time.time() * 1000)
+            self._client.log_batch(
+                self.run_id,
+                [
+                    self._entities.Metric(name, number, now, step or 0)
+                    for name, number in numbers.items()
+                ],
+            )
+
+    def close(self) -> None:
+        """Marks the run as finished."""
+        self._client.set_terminated(self.run_id)
+
+
 def make_default_logger(label: str, time_delta: float = 0.0) -> TerminalLogger:
     """Returns a logger that prints to the terminal."""
     return TerminalLogger(label=label, time_delta=time_delta)
+
+
+class _Steps:
+    """Tells which rows may be written, for steps never to go back.
+
+    Attributes:
+      last: the last step that was admitted; None before any.
+    """
+
+    def __init__(self, last: int | None = None):
+        self.last = last
+        self._warned = False
+
+    def admit(self, step: int | None) -> bool:
+        if step is not None and self.last is not None and step < self.last:
+            if not self._warned:
+                warnings.warn(
+                    f"Rows of steps before {self.last} are there already, and are not "
+                    "written again; a run of its own needs a place of its own.",
+                    stacklevel=3,
+                )
+                self._warned = True
+            return False
+        self.last = self.last if step is None else step
+        return True
+
+
+def _curves(data: LoggingData) -> tuple[int | None, dict[str, float]]:
+    """Returns the step of a row, and its numbers by the names of their curves."""
+    row = plain(data)
+    step, run = row.pop("step", None), row.pop("run", None)
+    labels = [value for value in row.values() if isinstance(value, str)]
+    labels += [] if run is None else [f"run_{run}"]
+    return step, {"/".join([*labels, name]): v for name, v in _numbers(row)}
+
+
+def _numbers(entries: LoggingData) -> Iterator[tuple[str, float]]:
+    for name, value in entries.items():
+        if isinstance(value, list):
+            value = {str(i): entry for i, entry in enumerate(value)}
+        if isinstance(value, Mapping):
+            yield from ((f"{name}/{part}", v) for part, v in _numbers(value))
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield name, value
 
 
 def _fetch(values: LoggingData) -> dict[str, Any]:

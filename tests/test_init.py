@@ -31,8 +31,10 @@ EXTRAS = [
     "equinox",
     "flax",
     "grain",
+    "huggingface_hub",
     "jaxline",
     "matplotlib",
+    "mlflow",
     "nbclient",
     "orbax",
     "pandas",
@@ -40,12 +42,15 @@ EXTRAS = [
     "rlax",
     "safetensors",
     "sklearn",
+    "tensorboardX",
     "tensorflow",
     "tensorflow_datasets",
     "tensorflow_probability",
     "tokenizers",
     "torch",
+    "trackio",
     "transformers",
+    "wandb",
 ]
 
 

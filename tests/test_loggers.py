@@ -1,11 +1,13 @@
 import csv
 import json
 import logging
+import sys
 import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas
 import pytest
 
 from enn import loggers
@@ -182,11 +184,79 @@ def test_csv_logger_starts_an_empty_file(tmp_path):
     assert path.read_text() == "step\n3\n"
 
 
+def _read_json(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_json_lines_hold_what_python_has(tmp_path):
+    path = tmp_path / "new" / "log.jsonl"
+    logger = loggers.JsonLinesLogger(path)
+    logger.write({"step": np.int64(1), "loss": jnp.array(0.5), "dataset": "train"})
+    logger.write({"step": 1, "sizes": np.arange(2), "path": path, "fold": 2})
+    logger.write({"step": 1, "sizes": np.arange(2), "path": path, "fold": 3})
+    logger.write({"loss": np.float32("nan")})
+    first, second, third, last = _read_json(path)
+    assert first == {"step": 1, "loss": 0.5, "dataset": "train"}
+    assert second == {"step": 1, "sizes": [0, 1], "path": str(path), "fold": 2}
+    assert third == {**second, "fold": 3}
+    assert np.isnan(last["loss"])
+    assert pandas.read_json(path, lines=True)["step"].tolist()[:3] == [1, 1, 1]
+
+
+def test_json_lines_continue_after_a_row_cut_short_without_going_back(tmp_path):
+    path = tmp_path / "log.jsonl"
+    rows = [{"step": step, "dataset": "train"} for step in (1, 2, 2, 3)]
+    rows[2] = {"step": 2, "dataset": "test"}
+    logger = loggers.JsonLinesLogger(path)
+    for row in rows[:2]:
+        logger.write(row)
+    with path.open("a") as file:
+        file.write('{"step": 2, "data')
+    logger = loggers.JsonLinesLogger(path)
+    with pytest.warns(UserWarning, match="steps before 2 are there already"):
+        logger.write(rows[0])
+    for row in rows:
+        logger.write(row)
+    assert _read_json(path) == rows
+
+
+def test_json_lines_refuse_another_file(tmp_path):
+    path = tmp_path / "log.jsonl"
+    for line in ("step,loss", "3", '{"step": 1'):
+        path.write_text(f'{{"step": 1}}\n{line}\n')
+        with pytest.raises(ValueError, match=r"log.jsonl, line 2: no row"):
+            loggers.JsonLinesLogger(path)
+    path.write_text("")
+    loggers.JsonLinesLogger(path).write({"step": 1})
+    assert _read_json(path) == [{"step": 1}]
+
+
 def test_loggers_satisfy_the_protocol_and_take_keys(tmp_path):
     for logger in (
         loggers.TerminalLogger(),
         loggers.MemoryLogger(),
         loggers.CsvLogger(tmp_path / "log.csv"),
+        loggers.JsonLinesLogger(tmp_path / "log.jsonl"),
     ):
         assert isinstance(logger, loggers.Logger)
         logger.write({"key": jax.random.key(0), "loss": jnp.array(1.0)})
+
+
+@pytest.mark.parametrize("extra", ["tensorboard", "wandb", "trackio", "mlflow"])
+def test_a_missing_package_is_named_with_its_extra(extra, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    for name in ("wandb", "trackio", "mlflow", "mlflow.entities"):
+        monkeypatch.setitem(sys.modules, name, None)
+    make = {
+        "tensorboard": lambda: loggers.TensorBoardLogger("runs"),
+        "wandb": loggers.WandbLogger,
+        "trackio": lambda: loggers.WandbLogger("trackio"),
+        "mlflow": loggers.MlflowLogger,
+    }[extra]
+    with pytest.raises(ImportError, match=rf'pip install "enn\[{extra}\]"'):
+        make()
+
+
+def test_another_library_is_refused():
+    with pytest.raises(ValueError, match="library must be one of 'wandb', 'trackio'"):
+        loggers.WandbLogger("aim")

@@ -15,15 +15,20 @@ EXTRAS = {
     "equinox",
     "flax",
     "grain",
+    "huggingface_hub",
     "matplotlib",
+    "mlflow",
     "orbax",
     "pandas",
     "pooch",
     "safetensors",
     "sklearn",
+    "tensorboardX",
     "tokenizers",
     "torch",
+    "trackio",
     "transformers",
+    "wandb",
 }
 
 names = [
