@@ -69,6 +69,14 @@ from enn.testbed.generative import (
     make_weibull_sampler,
     sample_gaussian_data,
 )
+from enn.testbed.last_layer_agents import (
+    DeepKernelConfig,
+    LaplaceConfig,
+    LinearHyperHeadConfig,
+    LinearisedLaplaceConfig,
+    SNGPConfig,
+    VBLLConfig,
+)
 from enn.testbed.leaderboard import (
     AgentData,
     Entry,
@@ -88,7 +96,7 @@ from enn.testbed.plots import (
     sanity_1d,
     sanity_plots,
 )
-from enn.testbed.posterior_agents import DeepKernelConfig, SGMCMCConfig
+from enn.testbed.posterior_agents import SGMCMCConfig, SWAGConfig, TemperatureConfig
 from enn.testbed.problems import (
     CLASSIFICATION,
     CLASSIFICATION_2D,
@@ -162,7 +170,10 @@ __all__ = [
     "JointLLCalculatorProjection",
     "KmeansCluster",
     "KnnConfig",
+    "LaplaceConfig",
     "LeaderboardData",
+    "LinearHyperHeadConfig",
+    "LinearisedLaplaceConfig",
     "LoggingWrapper",
     "LogitFn",
     "MLPConfig",
@@ -173,12 +184,16 @@ __all__ = [
     "RandomForestConfig",
     "RandomProjection",
     "SGMCMCConfig",
+    "SNGPConfig",
+    "SWAGConfig",
     "SampleBasedKL",
     "SampleBasedTestbed",
     "ShiftConfig",
+    "TemperatureConfig",
     "TestbedAgent",
     "TestbedGPRegression",
     "TestbedProblem",
+    "VBLLConfig",
     "VanillaEnnAgent",
     "VanillaEnnConfig",
     "VanillaEnsembleConfig",

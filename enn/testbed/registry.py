@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from enn.testbed import agents, baselines, posterior_agents
+from enn.testbed import agents, baselines, last_layer_agents, posterior_agents
 from enn.testbed.base import TestbedAgent, similar_ones
 
 
@@ -102,6 +102,8 @@ def _bbb_sweep() -> list[Any]:
 _DUMMY = baselines.DummyConfig()
 _MLP = agents.MLPConfig()
 _LINEAR = agents.MLPConfig(hidden_sizes=())
+_SWAG = posterior_agents.SWAGConfig()
+_MULTISWAG = posterior_agents.SWAGConfig(num_runs=10)
 
 _AGENTS: dict[str, PaperAgent] = {
     "mlp": PaperAgent(_MLP, agents.make_mlp_agent, lambda: _decays(_MLP)),
@@ -135,10 +137,73 @@ _AGENTS: dict[str, PaperAgent] = {
             prior_variance=[0.05, 0.1, 0.2],
         ),
     ),
+    "laplace": PaperAgent(
+        last_layer_agents.LaplaceConfig(),
+        last_layer_agents.make_laplace_agent,
+        lambda: _grid(
+            last_layer_agents.LaplaceConfig(),
+            prior_precision=[None, "marginal_likelihood"],
+            structure=["joint", "per_output", "diagonal", "kronecker"],
+        ),
+    ),
+    "linearised_laplace": PaperAgent(
+        last_layer_agents.LinearisedLaplaceConfig(),
+        last_layer_agents.make_linearised_laplace_agent,
+        lambda: _grid(
+            last_layer_agents.LinearisedLaplaceConfig(),
+            prior_precision=[None, "marginal_likelihood"],
+            structure=["full", "diagonal"],
+        ),
+    ),
     "deep_kernel": PaperAgent(
-        posterior_agents.DeepKernelConfig(),
-        posterior_agents.make_deep_kernel_agent,
-        lambda: [posterior_agents.DeepKernelConfig()],
+        last_layer_agents.DeepKernelConfig(),
+        last_layer_agents.make_deep_kernel_agent,
+        lambda: [last_layer_agents.DeepKernelConfig()],
+    ),
+    "linear_hyper_head": PaperAgent(
+        last_layer_agents.LinearHyperHeadConfig(),
+        last_layer_agents.make_linear_hyper_head_agent,
+        lambda: _grid(
+            last_layer_agents.LinearHyperHeadConfig(),
+            index_dim=[8, 30],
+            prior_scale=[0.1, 0.3, 1.0, 3.0, 10.0],
+        ),
+    ),
+    "vbll": PaperAgent(
+        last_layer_agents.VBLLConfig(),
+        last_layer_agents.make_vbll_agent,
+        lambda: _grid(
+            last_layer_agents.VBLLConfig(),
+            structure=["per_output", "diagonal"],
+            prior_variance=[None, 0.01, 0.1, 1.0],
+        ),
+    ),
+    "sngp": PaperAgent(
+        last_layer_agents.SNGPConfig(),
+        last_layer_agents.make_sngp_agent,
+        lambda: _grid(
+            last_layer_agents.SNGPConfig(),
+            likelihood=["gaussian", "categorical"],
+            length_scale=[0.5, 1.0, 2.0],
+            prior_precision=[0.1, 1.0],
+        ),
+    ),
+    "swag": PaperAgent(
+        _SWAG,
+        posterior_agents.make_swag_agent,
+        lambda: _grid(_SWAG, learning_rate=[0.02, 0.1], scale=[0.5, 1.0]),
+    ),
+    "multiswag": PaperAgent(
+        _MULTISWAG,
+        posterior_agents.make_swag_agent,
+        lambda: _grid(_MULTISWAG, num_runs=[3, 10, 30]),
+    ),
+    "temperature": PaperAgent(
+        posterior_agents.TemperatureConfig(),
+        lambda config: posterior_agents.make_temperature_agent(config, make_agent),
+        lambda: _grid(
+            posterior_agents.TemperatureConfig(), agent=["mlp", "ensemble", "ensemble+"]
+        ),
     ),
     "logistic_regression": PaperAgent(
         _LINEAR, agents.make_mlp_agent, lambda: _decays(_LINEAR)
