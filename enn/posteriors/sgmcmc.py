@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import optax
 
 from enn import _checks
+from enn.posteriors.noise import normal
 
 
 class Preconditioner(NamedTuple):
@@ -225,7 +226,7 @@ def _langevin(
         def new_momentum(
             g: jax.Array, mass: Any, key: chex.PRNGKey, m: Any = 0.0
         ) -> jax.Array:
-            noise = jnp.sqrt(mass) * jax.random.normal(key, g.shape, g.dtype)
+            noise = jnp.sqrt(mass) * normal(key, g.shape, g.dtype)
             new = momentum_decay * m + jnp.sqrt(rate) * g - noise_std * noise
             return new.astype(g.dtype)
 
