@@ -108,9 +108,14 @@ def check_sha256(
     return digest
 
 
+def is_offline() -> bool:
+    """Returns whether `ENN_OFFLINE` forbids downloads."""
+    return os.environ.get("ENN_OFFLINE", "0") not in ("", "0")
+
+
 def _download(url: str, path: pathlib.Path, max_bytes: int) -> None:
     """Downloads a file, retrying after failures that may be temporary."""
-    if os.environ.get("ENN_OFFLINE", "0") not in ("", "0"):
+    if is_offline():
         raise OSError(f"ENN_OFFLINE is set, and {path.parent} does not hold {url}.")
     requests = _extras.require("requests", "checkpoints")
     for wait in (*_WAITS, None):

@@ -21,6 +21,7 @@ import numpy as np
 
 from enn import _checks, _extras
 from enn.checkpoints import constructors
+from enn.checkpoints.hub_downloads import ARRAYS, TREE, find_saved
 from enn.networks.base import EnnArray
 from enn.supervised import probes
 from enn.supervised.base import check_network
@@ -30,7 +31,6 @@ _TYPES = {
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "bfloat16", "float32", "float64", "complex64"),
 }
-_ARRAYS, _TREE = "model.safetensors", "model.json"
 
 
 def save_pretrained(
@@ -91,40 +91,51 @@ def save_pretrained(
         "probe": probe,
         "config": config,
     }
-    _replace(folder / _ARRAYS, content)
-    _replace(folder / _TREE, json.dumps(layout, indent=1).encode())
+    _replace(folder / ARRAYS, content)
+    _replace(folder / TREE, json.dumps(layout, indent=1).encode())
 
 
 def load_pretrained(
     path: str | os.PathLike[str],
     like: EnnArray | tuple[Any, Any] | None = None,
     inputs: Any = None,
+    *,
+    revision: str | None = None,
 ) -> tuple[hk.Params, hk.State]:
     """Returns the parameters and state that `save_pretrained` saved.
+
+    From a folder, or from a repository of the Hugging Face hub, of which only the two
+    files are fetched that `save_pretrained` writes. They are kept in the hub's cache,
+    and come from there without a network and with `ENN_OFFLINE=1`.
 
     For a sampler: `EnnCheckpoint(name, functools.partial(load_pretrained, path), ...)`.
 
     Args:
-      path: the folder.
+      path: the folder; or, where there is none of this name, `owner/name` of a
+        repository.
       like: the network to compare with: it must predict what the saved one did. Or
         its parameters and state, or their shapes, of which only these are compared:
         `jax.eval_shape(enn.init, key, inputs, index)`. A warning says what could not
         be compared.
       inputs: a batch of inputs of the network, needed only where these are neither an
         array nor a dict of arrays.
+      revision: commit, tag or branch of the repository, by default its main branch.
+        Only the hash of a commit always gives the same network.
 
     Returns:
       `(params, state)`, nested dicts of JAX arrays of the types that were saved. Types
       that JAX only has with `jax_enable_x64` are NumPy arrays without it.
 
     Raises:
-      FileNotFoundError: if there is no such folder or file.
-      ImportError: without safetensors, which the extra `checkpoints` installs.
+      FileNotFoundError: if there is no such folder, file, repository or revision.
+      ConnectionError: if the hub cannot be reached, and its cache lacks the files.
+      ImportError: without safetensors, which the extra `checkpoints` installs, or
+        huggingface_hub, of the extra `hub`.
       ValueError: if a file is damaged, the two do not belong together, or the version
         is unknown; naming the first leaf, with both shapes, where the tree is not
         `like` the given one; and if the network predicts something else.
     """
-    folder = pathlib.Path(path)
+    folder = find_saved(path, revision)
     layout, tree = _read(folder)
     if like is not None:
         _check_like(str(folder), tree, like, layout.get("probe"), inputs)
@@ -132,7 +143,7 @@ def load_pretrained(
 
 
 def load_enn(
-    path: str | os.PathLike[str], inputs: Any = None
+    path: str | os.PathLike[str], inputs: Any = None, *, revision: str | None = None
 ) -> tuple[EnnArray, hk.Params, hk.State]:
     """Returns a network that was saved with its `config`, ready to predict.
 
@@ -140,18 +151,19 @@ def load_enn(
     and of `register_constructor` are called, with numbers, strings, lists and dicts.
 
     Args:
-      path: the folder.
+      path: the folder or repository, as in `load_pretrained`.
       inputs: as in `load_pretrained`.
+      revision: as in `load_pretrained`.
 
     Returns:
       `(enn, params, state)`.
 
     Raises:
-      FileNotFoundError, ImportError: as `load_pretrained` does.
+      ConnectionError, FileNotFoundError, ImportError: as `load_pretrained` does.
       ValueError: as `load_pretrained` does; if the network was saved without `config`,
         or with a constructor that is not known here.
     """
-    folder = pathlib.Path(path)
+    folder = find_saved(path, revision)
     layout, tree = _read(folder)
     if layout.get("config") is None:
         raise ValueError(
@@ -206,16 +218,16 @@ def _warn(name: str, reason: str) -> None:
 def _read(folder: pathlib.Path) -> tuple[dict[str, Any], Any]:
     """Returns the description in a folder, and the tree of its arrays."""
     safetensors = _extras.require("safetensors.numpy", "checkpoints")
-    layout = _read_layout(folder / _TREE)
+    layout = _read_layout(folder / TREE)
     sha256, names = layout["sha256"], layout["tree"]
-    file = folder / _ARRAYS
+    file = folder / ARRAYS
     if hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
-        raise ValueError(f"{file} is damaged, or belongs to another {_TREE}.")
+        raise ValueError(f"{file} is damaged, or belongs to another {TREE}.")
     try:
         arrays = safetensors.load_file(file)
         return layout, jax.tree.map(lambda name: _to_jax(arrays[name]), names)
     except Exception as error:  # safetensors raises of many kinds.
-        raise ValueError(f"{file} cannot be read as {_TREE} says: {error}.") from error
+        raise ValueError(f"{file} cannot be read as {TREE} says: {error}.") from error
 
 
 def _name_leaves(

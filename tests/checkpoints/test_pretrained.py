@@ -197,6 +197,7 @@ def test_public_names() -> None:
     assert checkpoints.__all__ == [
         "load_enn",
         "load_pretrained",
+        "push_to_hub",
         "register_constructor",
         "save_pretrained",
     ]
