@@ -3,8 +3,10 @@
 import abc
 import dataclasses
 import enum
-from collections.abc import Callable, Iterator
-from typing import Any
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Self, TypeVar, dataclass_transform
 
 import chex
 import numpy as np
@@ -19,11 +21,33 @@ DatasetDict = dict[str, Array]
 """One raw example as stored: images and labels by name."""
 
 
-@chex.dataclass(frozen=True)
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True)
+def _by_position_too(cls: type[T]) -> type[T]:
+    """Makes a frozen dataclass of chex, which alone takes keyword arguments only."""
+    made: Any = chex.dataclass(cls, frozen=True)
+    init, signature = made.__init__, inspect.signature(made)
+
+    @functools.wraps(init)
+    def init_by_position_too(self: Any, *args: Any, **kwargs: Any) -> None:
+        # A dict of the fields, or pairs as for `dict`, are chex's own single argument.
+        if len(args) > 1 or (args and (kwargs or hasattr(args[0], "shape"))):
+            args, kwargs = (), signature.bind(*args, **kwargs).arguments
+        init(self, *args, **kwargs)
+
+    made.__init__ = init_by_position_too
+    return made
+
+
+@_by_position_too
 class ArrayBatch:
     """A batch of data: a pytree, and a mapping from field names to values.
 
-    Takes keyword arguments only. `batch.replace(y=...)` gives a changed copy.
+    >>> batch = ArrayBatch(np.zeros([3, 2]), np.arange(3))
+    >>> batch.replace(y=batch["y"] + 1).y
+    array([1, 2, 3])
 
     Attributes:
       x: inputs, `[batch, ...]`.
@@ -38,6 +62,16 @@ class ArrayBatch:
     data_index: DataIndex | None = None
     weights: Array | None = None
     extra: dict[str, Array] = dataclasses.field(default_factory=dict)
+
+    if TYPE_CHECKING:
+
+        def replace(self, **changes: Any) -> Self:
+            """Returns a copy with other values of the fields in `changes`."""
+            ...
+
+        def keys(self) -> Iterable[str]: ...
+        def __iter__(self) -> Iterator[str]: ...
+        def __getitem__(self, name: str) -> Any: ...
 
 
 ArrayBatchIterator = Iterator[ArrayBatch]

@@ -120,7 +120,7 @@ class ManyExperiments:
         make_optimizer: Callable[[Hyper], optax.GradientTransformation],
         dataset: Data | None = None,
         *,
-        seeds: int | Sequence[int] = 0,
+        seeds: int | Sequence[int] | np.ndarray = 0,
         hypers: Hyper = None,
         datasets: Sequence[Data] | None = None,
         logger: enn_loggers.Logger | None = None,
@@ -428,7 +428,9 @@ def _slice(tree: Any, run: int) -> Any:
 
 
 def _seeds_of_runs(
-    seeds: int | Sequence[int], hypers: Hyper, datasets: Sequence[Data] | None
+    seeds: int | Sequence[int] | np.ndarray,
+    hypers: Hyper,
+    datasets: Sequence[Data] | None,
 ) -> tuple[int, list[int]]:
     """Returns the number of runs, and the seed of each."""
     counts = {

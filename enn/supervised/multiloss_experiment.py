@@ -21,10 +21,10 @@ from enn.supervised.batches import Data, as_batch, as_batches, next_eval_batch
 from enn.supervised.loop import PureLoss, TrainingState, purify
 from enn.supervised.training import (
     Callback,
-    OfRun,
     Trainer,
     TrainingRun,
     always_train,
+    of_run,
 )
 
 __all__ = ["MultilossExperiment", "MultilossTrainer", "PureLoss", "TrainingState"]
@@ -95,12 +95,12 @@ class MultilossExperiment(BaseExperiment):
         over it.
     """
 
-    enn = OfRun[EnnArray]()
-    rng = OfRun[hk.PRNGSequence]()
-    state = OfRun[TrainingState]()
-    step = OfRun[int]()
-    logger = OfRun[loggers.Logger]()
-    mesh = OfRun[jax.sharding.Mesh | None]()
+    enn: EnnArray = of_run("enn")
+    rng: hk.PRNGSequence = of_run("rng")
+    state: TrainingState = of_run("state")
+    step: int = of_run("step")
+    logger: loggers.Logger = of_run("logger")
+    mesh: jax.sharding.Mesh | None = of_run("mesh")
 
     def __init__(
         self,

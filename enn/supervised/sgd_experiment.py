@@ -20,7 +20,7 @@ from enn.supervised import programs
 from enn.supervised.base import BaseExperiment
 from enn.supervised.batches import Data, as_batch, as_batches, next_eval_batch
 from enn.supervised.loop import TrainingState, purify
-from enn.supervised.training import Callback, OfRun, Trainer, TrainingRun
+from enn.supervised.training import Callback, Trainer, TrainingRun, of_run
 
 __all__ = ["Experiment", "TrainingState"]
 
@@ -108,12 +108,12 @@ class Experiment(BaseExperiment):
         batches that do not divide over it.
     """
 
-    enn = OfRun[EnnArray]()
-    rng = OfRun[hk.PRNGSequence]()
-    state = OfRun[TrainingState]()
-    step = OfRun[int]()
-    logger = OfRun[loggers.Logger]()
-    mesh = OfRun[jax.sharding.Mesh | None]()
+    enn: EnnArray = of_run("enn")
+    rng: hk.PRNGSequence = of_run("rng")
+    state: TrainingState = of_run("state")
+    step: int = of_run("step")
+    logger: loggers.Logger = of_run("logger")
+    mesh: jax.sharding.Mesh | None = of_run("mesh")
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ import os
 import pathlib
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Generic, TypeVar, cast
+from typing import Any
 
 import chex
 import haiku as hk
@@ -35,7 +35,6 @@ from enn.supervised.loop import (
 from enn.supervised.pace import Pace
 from enn.supervised.saving import Saves, check_schedule, has_position
 
-T = TypeVar("T")
 Callback = Callable[[TrainingState, int], Any]
 """Sees the state and the step; training stops if it returns False."""
 
@@ -69,19 +68,15 @@ class Trainer:
     labels: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-class OfRun(Generic[T]):
-    """An attribute of an experiment that its training run, `_run`, holds."""
+def of_run(name: str) -> Any:
+    """Returns an attribute of experiments that their training run, `_run`, holds.
 
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, experiment: Any, owner: type | None = None) -> T:
-        if experiment is None:  # Of the class, as documentation tools ask.
-            return cast(T, self)
-        return getattr(experiment._run, self._name)
-
-    def __set__(self, experiment: Any, value: T) -> None:
-        setattr(experiment._run, self._name, value)
+    It is `Any`, for type checkers to take the type that the class declares.
+    """
+    return property(
+        lambda experiment: getattr(experiment._run, name),
+        lambda experiment, value: setattr(experiment._run, name, value),
+    )
 
 
 class TrainingRun:

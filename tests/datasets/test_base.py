@@ -8,9 +8,34 @@ from enn import datasets
 from enn.datasets import base
 
 
-def test_array_batch_takes_keywords_only():
-    with pytest.raises(ValueError, match="positional"):
-        datasets.ArrayBatch(np.ones(2), np.ones(2))
+def test_array_batch_takes_its_fields_by_position_and_by_name():
+    x, y = np.ones([2, 1]), np.zeros(2)
+    wanted = datasets.ArrayBatch(x=x, y=y, weights=3)
+    for batch in (
+        datasets.ArrayBatch(x, y, weights=3),
+        datasets.ArrayBatch(x, y, None, 3),
+        datasets.ArrayBatch(x, y=y, weights=3),
+        # As dataclasses of chex do.
+        datasets.ArrayBatch({"x": x, "y": y, "weights": 3}),  # pyrefly: ignore[missing-argument]
+        datasets.ArrayBatch.from_tuple((x, y, None, 3, {})),
+    ):
+        assert all(batch[name] is wanted[name] for name in ("x", "y", "weights"))
+        assert batch.data_index is None
+        assert batch.extra == {}
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "message"),
+    [
+        ([np.ones(2)], {}, "missing a required argument: 'y'"),
+        ([1, 2], {"x": 1}, "multiple values for argument 'x'"),
+        ([1, 2, 3, 4, {}, 6], {}, "too many positional arguments"),
+        ([1, 2], {"labels": 1}, "unexpected keyword argument 'labels'"),
+    ],
+)
+def test_array_batch_names_arguments_that_do_not_fit(args, kwargs, message):
+    with pytest.raises(TypeError, match=message):
+        datasets.ArrayBatch(*args, **kwargs)
 
 
 def test_array_batch_is_a_mapping_in_the_order_of_its_fields():
