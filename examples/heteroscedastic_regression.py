@@ -16,8 +16,8 @@ def main(num_steps: int = 1000, picture: str = "") -> tuple[float, float]:
     noise_std = 0.05 + 0.3 * np.abs(x := rng.uniform(-1, 1, [1000, 1]))
     y = np.sin(3 * x) + noise_std * rng.normal(size=x.shape)
     # Members differ by a prior function of the mean, and not of the scale.
-    enn = networks.MLPEnsembleMatchedPrior([50, 50, 2], num_ensemble=10)
-    enn, loss = networks.scale_prior(enn, [1, 0]), losses.GaussianNLLLoss(0.01)
+    ensemble = networks.MLPEnsembleMatchedPrior([50, 50, 2], num_ensemble=10)
+    enn, loss = networks.scale_prior(ensemble, [1, 0]), losses.GaussianNLLLoss(0.01)
     loss_fn = losses.average_single_index_loss(loss, 10)
     batches = utils.make_batch_iterator(ArrayBatch(x=x[:500], y=y[:500]), 100)
     opt = optax.adam(3e-3)
@@ -37,4 +37,4 @@ def main(num_steps: int = 1000, picture: str = "") -> tuple[float, float]:
 
 
 if __name__ == "__main__":  # Arguments: number of steps, file of the picture.
-    print(*main(int((sys.argv[1:2] or [1000])[0]), *sys.argv[2:]))
+    print(*main(int((sys.argv[1:2] or ["1000"])[0]), *sys.argv[2:]))

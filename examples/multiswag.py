@@ -19,13 +19,14 @@ def run(num_runs: int = 4, num_steps: int = 300) -> list[float]:
     optimizer = posteriors.track_moments(
         optax.sgd(0.1, momentum=0.9), every=3, burn_in=num_steps // 2
     )
-    runs = []
+    runs, trained = [], []
     for seed in range(num_runs):
         data = (x[:200], y[:200])
         experiment = supervised.Experiment(
             enn, loss, optimizer, data, seed, train_log_freq=None
         )
         experiment.train(num_steps)
+        trained.append(experiment.state.params)
         moments = posteriors.get_moments(experiment.state.opt_state)
         runs.append(posteriors.draw_swag_samples(moments, jax.random.key(seed)))
 
@@ -35,7 +36,7 @@ def run(num_runs: int = 4, num_steps: int = 300) -> list[float]:
         logits = networks.predict_at_indices(posterior, samples, {}, x[200:], z)
         return float(metrics.make_nll_marginal_calculator()(logits, y[200:]))
 
-    last = jax.tree.map(lambda leaf: leaf[None], experiment.state.params)
+    last = jax.tree.map(lambda leaf: leaf[None], trained[-1])
     together = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *runs)
     return [nll(last, 1), nll(runs[-1], 30), nll(together, 30 * num_runs)]
 

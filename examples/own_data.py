@@ -7,7 +7,7 @@ from sklearn import datasets, model_selection
 
 from enn import checkpoints, losses, metrics, networks, supervised, testing
 
-ARGUMENTS = {"output_sizes": [32, 2], "epinet_hiddens": [16], "index_dim": 8}
+ARGUMENTS: dict = {"output_sizes": [32, 2], "epinet_hiddens": [16], "index_dim": 8}
 
 
 def run(folder: str, num_steps: int = 2000) -> tuple[int, pd.DataFrame]:
@@ -15,7 +15,7 @@ def run(folder: str, num_steps: int = 2000) -> tuple[int, pd.DataFrame]:
     x, y = datasets.load_breast_cancer(return_X_y=True)
     x = ((x - x.mean(axis=0)) / x.std(axis=0)).astype(np.float32)
     split = model_selection.train_test_split(x, y, test_size=0.3, random_state=0)
-    train_x, test_x, train_y, test_y = split
+    train_x, test_x, train_y, test_y = map(np.asarray, split)
     enn = networks.epinet.make_mlp_epinet(**ARGUMENTS)
     testing.check_enn(enn, train_x[:8])
     predict = networks.make_batch_fwd(enn, num_enn_samples=50)

@@ -24,8 +24,8 @@ def run(num_words: int = 5000, num_steps: int = 300) -> tuple[float, float]:
     encoder, key = bert.make_bert_enn(config, is_training=False), jax.random.key(0)
     encode = jax.jit(lambda tokens: encoder.apply(params, state, tokens, key)[0].train)
     x = np.asarray(encode(bert.load_tokenizer(path, max_length=8)(words)))
-    enn = networks.MLPEnsembleMatchedPrior([50, 2], num_ensemble=10)
-    enn, loss = networks.scale_prior(enn, [1, 0]), losses.GaussianNLLLoss(0.1)
+    ensemble = networks.MLPEnsembleMatchedPrior([50, 2], num_ensemble=10)
+    enn, loss = networks.scale_prior(ensemble, [1, 0]), losses.GaussianNLLLoss(0.1)
     loss_fn, new = losses.average_single_index_loss(loss, 10), num_words // 5
     batches = utils.make_batch_iterator(ArrayBatch(x=x[new:], y=y[new:]), 100)
     experiment = supervised.Experiment(enn, loss_fn, optax.adam(1e-3), batches)

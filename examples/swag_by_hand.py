@@ -14,11 +14,12 @@ def run(num_steps: int = 300, every: int = 3) -> list[float]:
     x = rng.normal(size=[1000, 5]).astype(np.float32)
     y = (np.sin(2 * x[:, :1]) + x[:, 1:2] + rng.normal(size=[1000, 1]) > 0).astype(int)
     net = hk.without_apply_rng(hk.transform(lambda x: hk.nets.MLP([50, 2])(x)))
-    loss = losses.average_single_index_loss(losses.XentLoss(2))
+    loss, kept = losses.average_single_index_loss(losses.XentLoss(2)), []
     enn, opt = networks.wrap_transformed_as_enn(net), optax.sgd(0.1, momentum=0.9)
-    kept = []
-    keep = {"callback": lambda s, step: kept.append(s.params), "callback_every": every}
-    supervised.Experiment(enn, loss, opt, (x[:200], y[:200]), **keep).train(num_steps)
+    supervised.Experiment(
+        enn, loss, opt, (x[:200], y[:200]),
+        callback=lambda s, step: kept.append(s.params), callback_every=every,
+    ).train(num_steps)  # fmt: skip
     late = jax.tree.map(lambda *leaves: np.stack(leaves), *kept[len(kept) // 2 :])
     weights = rng.normal(size=[30, len(kept) - len(kept) // 2])  # Shared by all leaves.
 

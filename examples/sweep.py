@@ -32,7 +32,7 @@ def run_one(task: dict) -> dict:
 
 
 if __name__ == "__main__":  # Arguments: directory, number of steps.
-    directory, steps = sys.argv[1], int((sys.argv[2:] or [1000])[0])
+    directory, steps = sys.argv[1], int((sys.argv[2:] or ["1000"])[0])
     sizes = [{"hidden": n, "seed": 0, "num_steps": steps} for n in (20, 50)]
     with sweeps.local_executor(2) as executor:
         sweeps.run_sweep(run_one, sizes, directory, executor=executor)

@@ -1,10 +1,13 @@
 """Every Python block of the README and of the pages of docs runs as written."""
 
+import json
 import pathlib
 import re
 
 import numpy as np
 import pytest
+
+from tools import documented_code
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/**/*.md"))
@@ -13,9 +16,7 @@ QUICK = {"docs/install.md", "docs/howto/sweep.md", "docs/joint_predictions.md"}
 
 
 def _blocks(page: str) -> list[str]:
-    blocks = re.findall(
-        r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE
-    )
+    blocks = documented_code.blocks(ROOT / page)
     # What is for several processes runs in those of `supervised.test_mesh`.
     return [block for block in blocks if "jax.distributed" not in block]
 
@@ -60,3 +61,18 @@ def test_pages_show_only_files_that_exist() -> None:
         path = ROOT / page
         for name in re.findall(r"```\{literalinclude\} (\S+)", path.read_text()):
             assert (path.parent / name).exists(), f"{page}: {name}"
+
+
+def test_code_of_a_notebook_comes_without_the_commands_of_ipython(
+    tmp_path: pathlib.Path,
+) -> None:
+    cells = [
+        {"cell_type": "markdown", "source": ["```python\n", "text\n", "```"]},
+        {"cell_type": "code", "source": ["if colab:\n", "    %pip install enn\n"]},
+        {"cell_type": "code", "source": ["!ls\n", "x = 3 % 2"]},
+    ]
+    notebook = tmp_path / "demo.ipynb"
+    notebook.write_text(json.dumps({"cells": cells}))
+    first, second = documented_code.blocks(notebook)
+    assert first == "if colab:\n    pass\n"
+    assert second == "pass\nx = 3 % 2"
