@@ -46,10 +46,28 @@ def _forever(make: Callable[[np.ndarray, np.ndarray], Any]) -> Iterator[Any]:
         yield from (make(*pair) for pair in _pairs())
 
 
-def _hugging_face(formatted: bool) -> Any:
+def _hugging_face(library: str | None) -> Any:
     datasets = pytest.importorskip("datasets")
     rows = datasets.Dataset.from_dict({"x": X.tolist(), "y": Y[:, None].tolist()})
-    return rows.with_format("numpy" if formatted else None).batch(SIZE)
+    return rows.with_format(library).batch(SIZE)
+
+
+def _torch(make_loader: Callable[[Any], Any]) -> Any:
+    torch = pytest.importorskip("torch", reason=".ci/run installs it")
+    return make_loader(torch)
+
+
+def _tensors(torch: Any) -> Any:
+    rows = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(Y[:, None]))
+    return torch.utils.data.DataLoader(rows, batch_size=SIZE)
+
+
+def _rows_of_hugging_face(torch: Any) -> Any:
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_dict(
+        {"image": X.tolist(), "label": Y[:, None].tolist()}
+    )
+    return torch.utils.data.DataLoader(rows.with_format("torch"), batch_size=SIZE)
 
 
 @pytest.mark.parametrize(
@@ -61,9 +79,23 @@ def _hugging_face(formatted: bool) -> Any:
         lambda: _forever(lambda x, y: {"label": y, "image": x}),
         lambda: list(_pairs()),
         Loader,
-        lambda: _hugging_face(formatted=True),
+        lambda: _hugging_face("numpy"),
+        lambda: _torch(lambda torch: _hugging_face("torch")),
+        lambda: _torch(_tensors),
+        lambda: _torch(_rows_of_hugging_face),
     ],
-    ids=["pair", "list", "dict", "image", "list of pairs", "loader", "hugging face"],
+    ids=[
+        "pair",
+        "list",
+        "dict",
+        "image",
+        "list of pairs",
+        "loader",
+        "hugging face",
+        "hugging face in torch",
+        "torch loader",
+        "torch loader of hugging face",
+    ],
 )
 def test_training_gives_the_same_numbers(make: Callable[[], Any]) -> None:
     expected = tiny.make_experiment(_forever(lambda x, y: ArrayBatch(x=x, y=y)))
@@ -120,7 +152,7 @@ def test_batches_without_inputs() -> None:
 
 def test_lists_of_hugging_face_without_a_format() -> None:
     with pytest.raises(ValueError, match=r"pass np\.asarray\(x\)"):
-        tiny.make_experiment(_hugging_face(formatted=False))
+        tiny.make_experiment(_hugging_face(None))
 
 
 def test_a_loader_starts_anew_in_the_middle_of_nothing() -> None:
