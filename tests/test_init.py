@@ -1,3 +1,4 @@
+import importlib
 import json
 import pathlib
 import subprocess
@@ -8,6 +9,9 @@ import pytest
 import enn
 
 ROOT = pathlib.Path(enn.__file__).parents[1]
+
+PACKAGES = sorted(f"enn.{file.parent.name}" for file in ROOT.glob("enn/*/__init__.py"))
+PACKAGES.remove("enn.demo")  # A program.
 
 # Imports modules in each of the orders, into an interpreter that has none of them.
 IMPORT_ALL = """
@@ -91,6 +95,12 @@ def test_dir_lists_the_public_names_and_all_of_them_load():
     assert dir(enn) == sorted(enn.__all__)
     for name in enn.__all__:
         assert getattr(enn, name) is not None
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_dir_of_a_package_lists_what_users_are_meant_to_use(name):
+    package = importlib.import_module(name)
+    assert dir(package) == sorted(package.__all__)
 
 
 def test_an_unknown_attribute_raises():

@@ -37,3 +37,7 @@ __all__ = [
     "make_ucb_per_example",
     "run",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -25,3 +25,7 @@ __all__ = [
     "raps_scores",
     "thr_scores",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

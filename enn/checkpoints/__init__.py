@@ -17,3 +17,7 @@ __all__ = [
     "register_constructor",
     "save_pretrained",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -10,3 +10,7 @@ __all__ = [
     "DataNoiseBase",
     "GaussianTargetNoise",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -16,3 +16,7 @@ __all__ = [
     "TrainedVAE",
     "get_mlp_vae_encoder_decoder",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -135,3 +135,7 @@ __all__ = [
     "wrap_single_loss_no_state_as_single_loss",
     "xent_loss_with_custom_labels",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

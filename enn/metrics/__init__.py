@@ -123,3 +123,7 @@ __all__ = [
     "variation_ratio",
     "zero_one_loss",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -234,3 +234,7 @@ __all__ = [
     "wrap_transformed_as_enn",
     "wrap_transformed_as_enn_no_state",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

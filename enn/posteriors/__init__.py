@@ -38,3 +38,7 @@ __all__ = [
     "track_moments",
     "track_samples",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -27,3 +27,7 @@ __all__ = [
     "sample_predictions",
     "saved_steps",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

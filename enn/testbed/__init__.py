@@ -241,3 +241,7 @@ __all__ = [
     "sanity_plots",
     "stream_name",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -37,3 +37,7 @@ __all__ = [
     "make_head_enn",
     "make_optimized_forward",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

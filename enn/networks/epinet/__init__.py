@@ -40,3 +40,7 @@ __all__ = [
     "make_mlp_epinet",
     "parse_base_hidden",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

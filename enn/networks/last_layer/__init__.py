@@ -36,3 +36,7 @@ __all__ = [
     "make_vbll_mlp_enn",
     "marginal_variance",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
