@@ -366,8 +366,9 @@ class ElboLoss:
     input_dim: int | None = None
 
     def __post_init__(self) -> None:
-        if self.temperature is not None and self.temperature < 0:
-            raise ValueError(f"temperature must be >= 0, got {self.temperature}.")
+        value = self.temperature
+        if value is not None and _checks.is_concrete(value) and value < 0:
+            raise ValueError(f"temperature must be >= 0, got {value}.")
 
     def __call__(
         self,
@@ -386,8 +387,11 @@ class ElboLoss:
                 "log_likelihood_fn and model_prior_kl_fn must return arrays of one "
                 f"shape, got shapes {shapes[0]} and {shapes[1]}."
             )
-        if self.temperature and self.input_dim:
-            kl = jnp.sqrt(self.temperature) * self.input_dim * kl
+        temperature = self.temperature
+        if _checks.is_concrete(temperature) and not temperature:
+            temperature = None
+        if self.input_dim and temperature is not None:
+            kl = jnp.sqrt(temperature) * self.input_dim * kl
         return kl - log_likelihood, (state, {})
 
 

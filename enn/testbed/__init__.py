@@ -89,6 +89,7 @@ from enn.testbed.leaderboard import (
     load_entries_csv,
     problem_from_id_csv,
 )
+from enn.testbed.many import run_many
 from enn.testbed.plots import (
     generate_2d_plots,
     plot_kl_by_setting,
@@ -236,6 +237,7 @@ __all__ = [
     "regression_sweep",
     "regularized_dropout_loss",
     "run",
+    "run_many",
     "sample_gaussian_data",
     "sanity_1d",
     "sanity_plots",

@@ -9,7 +9,6 @@ https://arxiv.org/abs/2107.08924.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,15 +16,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from enn import data_noise, losses, networks
+from enn import losses, networks
 from enn.losses.base import LossFnArray, SingleLossFnArray
 from enn.networks.base import EnnArray
 from enn.testbed.base import PriorKnowledge
 from enn.testbed.vanilla import (
     VanillaEnnAgent,
     VanillaEnnConfig,
+    bootstrapped,
     classification_loss,
     default_enn_prior_loss,
+    is_bootstrapped,
     is_no_bias,
 )
 
@@ -55,7 +56,7 @@ def temperature(prior: PriorKnowledge) -> float:
 
 def adapted_decay(prior: PriorKnowledge, adaptive: bool) -> float:
     """Returns the factor √T · D of a weight decay that adapts to the problem, or 1."""
-    return math.sqrt(temperature(prior)) * prior.input_dim if adaptive else 1.0
+    return temperature(prior) ** 0.5 * prior.input_dim if adaptive else 1.0
 
 
 def scaled_prior(scale: float, rule: str | None, prior: PriorKnowledge) -> float:
@@ -65,7 +66,7 @@ def scaled_prior(scale: float, rule: str | None, prior: PriorKnowledge) -> float
       ValueError: for another rule.
     """
     rules = {
-        "sqrt": math.sqrt(temperature(prior)),
+        "sqrt": temperature(prior) ** 0.5,
         "linear": temperature(prior),
         "lin": temperature(prior),
         None: 1.0,
@@ -158,9 +159,16 @@ def _agent(
     enn_ctor: Callable[[PriorKnowledge], EnnArray],
     loss_ctor: Callable[[PriorKnowledge, EnnArray], LossFnArray],
     optimizer: optax.GradientTransformation | None = None,
+    weighs_rows: bool = True,
 ) -> VanillaEnnAgent:
     steps = scaled_num_batches(config.num_batches, config.batch_strategy)
-    vanilla = VanillaEnnConfig(enn_ctor, loss_ctor, num_batches=steps, seed=config.seed)
+    vanilla = VanillaEnnConfig(
+        enn_ctor,
+        loss_ctor,
+        num_batches=steps,
+        seed=config.seed,
+        weighs_rows=weighs_rows,
+    )
     if optimizer is not None:
         vanilla.optimizer = optimizer
     return VanillaEnnAgent(vanilla)
@@ -196,14 +204,17 @@ def make_ensemble_prior_agent(config: EnsembleConfig) -> VanillaEnnAgent:
         )
 
     def loss_ctor(prior: PriorKnowledge, enn: EnnArray) -> LossFnArray:
-        single = losses.add_data_noise(
+        single = bootstrapped(
             classification_loss(prior.num_classes),
-            data_noise.BootstrapNoise(enn, config.distribution, config.seed),
+            enn,
+            config.distribution,
+            config.seed,
         )
         num_samples = config.override_index_samples or config.num_ensemble
         return _ensemble_loss(config, prior, single, num_samples)
 
-    return _agent(config, enn_ctor, loss_ctor)
+    weighs_rows = not is_bootstrapped(config.distribution)
+    return _agent(config, enn_ctor, loss_ctor, weighs_rows=weighs_rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -332,7 +343,8 @@ def make_bbb_agent(config: BBBConfig) -> VanillaEnnAgent:
         return losses.average_single_index_loss(elbo, config.num_index_samples)
 
     optimizer = optax.adam(config.learning_rate)
-    return _agent(config, enn_ctor, loss_ctor, optimizer=optimizer)
+    # The likelihood is a plain mean over rows.
+    return _agent(config, enn_ctor, loss_ctor, optimizer, weighs_rows=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -388,9 +400,11 @@ def make_hypermodel_agent(config: HypermodelConfig) -> VanillaEnnAgent:
         )
 
     def loss_ctor(prior: PriorKnowledge, enn: EnnArray) -> LossFnArray:
-        single = losses.add_data_noise(
+        single = bootstrapped(
             classification_loss(prior.num_classes),
-            data_noise.BootstrapNoise(enn, config.distribution, config.seed),
+            enn,
+            config.distribution,
+            config.seed,
         )
         decay = config.l2_weight_decay / prior.num_train
         return losses.add_l2_weight_decay(
@@ -399,7 +413,8 @@ def make_hypermodel_agent(config: HypermodelConfig) -> VanillaEnnAgent:
         )
 
     optimizer = optax.adam(config.learning_rate)
-    return _agent(config, enn_ctor, loss_ctor, optimizer=optimizer)
+    weighs_rows = not is_bootstrapped(config.distribution)
+    return _agent(config, enn_ctor, loss_ctor, optimizer, weighs_rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -463,9 +478,11 @@ def make_epinet_agent(config: EpinetConfig) -> VanillaEnnAgent:
         )
 
     def loss_ctor(prior: PriorKnowledge, enn: EnnArray) -> LossFnArray:
-        single = losses.add_data_noise(
+        single = bootstrapped(
             classification_loss(prior.num_classes),
-            data_noise.BootstrapNoise(enn, config.distribution, config.seed),
+            enn,
+            config.distribution,
+            config.seed,
         )
         num_samples = config.override_index_samples or config.index_dim
         ratio = prior.input_dim / prior.num_train
@@ -487,5 +504,6 @@ def make_epinet_agent(config: EpinetConfig) -> VanillaEnnAgent:
             prior_loss_ctor=default_enn_prior_loss(config.index_dim),
             prior_loss_freq=config.prior_loss_freq,
             seed=config.seed,
+            weighs_rows=not is_bootstrapped(config.distribution),
         )
     )

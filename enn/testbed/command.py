@@ -1,20 +1,25 @@
-"""The testbed's command: `python -m enn.testbed run | rank | plot | list`.
+"""The testbed's command: `python -m enn.testbed run | rank | plot | reproduce | list`.
 
     python -m enn.testbed run --agent epinet --sweep classification_2d --out results
     python -m enn.testbed rank results
     python -m enn.testbed plot results --out ranking.png
+    python -m enn.testbed reproduce --out reproduction
 
-A sweep is many tasks of `enn.sweeps`: one file a world, in which an agent trains once
-and is judged at each tau. Started again, it goes on where it stopped.
+A sweep is many tasks of `enn.sweeps`, with a file each. In a task an agent trains once
+on each of some worlds of one shape, if it can on all in one program, and is judged at
+each tau. Started again, a sweep goes on where it stopped.
 """
 
 import argparse
 import dataclasses
+import functools
 import importlib
+import itertools
 import json
+import pathlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,6 +27,7 @@ import jax
 from enn import _extras, sweeps
 from enn.testbed.base import TestbedAgent, similar_ones
 from enn.testbed.leaderboard import rank_rows
+from enn.testbed.many import groups_of_one_shape, train_many
 from enn.testbed.plots import plot_ranking
 from enn.testbed.problems import (
     SETTINGS,
@@ -32,6 +38,9 @@ from enn.testbed.problems import (
     published_stream,
 )
 from enn.testbed.registry import get_implemented_agents, make_agent
+from enn.testbed.reproduction import AGENTS, agent_options, write_comparison
+
+_MOST = 15  # Problems of a task: half of those of one shape in the plane.
 
 
 def resolve_agent(name: str, options: dict[str, Any]) -> TestbedAgent:
@@ -51,10 +60,13 @@ def resolve_agent(name: str, options: dict[str, Any]) -> TestbedAgent:
 
 
 def run_task(task: dict[str, Any]) -> dict[str, list[Any]]:
-    """Trains an agent on one world and returns a row for every tau; for `run_sweep`.
+    """Trains an agent on worlds, and returns a row for each at every tau.
+
+    For `run_sweep`. Seconds are of one world, where several train together their mean:
+    `*_seconds` of a clock, and `*_cpu_seconds` of all processors.
 
     Args:
-      task: `agent`, its `options` as JSON, `problem` (an id of the first tau), `taus`
+      task: `agent`, its `options` as JSON, `problems` (ids of the first tau) and `taus`
         separated by spaces, `stream`.
     """
     if task["stream"] == "published":
@@ -64,34 +76,59 @@ def run_task(task: dict[str, Any]) -> dict[str, list[Any]]:
 
 
 def _run_task(task: dict[str, Any]) -> dict[str, list[Any]]:
-    config = SETTINGS[task["problem"]]
-    is_regression = config.prior_knowledge.num_classes == 1
+    ids = task["problems"].split()
+    configs = [SETTINGS[problem_id] for problem_id in ids]
+    is_regression = configs[0].prior_knowledge.num_classes == 1
     taus = [1] if is_regression else list(map(int, task["taus"].split()))
-    # They are the same world, each with the same training data.
-    judges = [problem_from_config(_at_tau(config, tau), exact=True) for tau in taus]
-    agent = resolve_agent(task["agent"], json.loads(task["options"]))
-    started = time.monotonic()
-    sampler = agent(judges[0].train_data, config.prior_knowledge)
-    jax.block_until_ready(getattr(sampler, "params", None))
-    train_seconds = time.monotonic() - started
+    agent = _agent_of_process(task["agent"], task["options"])
+    first = [problem_from_config(config, exact=True) for config in configs]
+    clock = _Clock()
+    samplers = train_many(
+        agent,
+        [problem.train_data for problem in first],
+        [config.prior_knowledge for config in configs],
+    )
+    jax.block_until_ready([getattr(sampler, "params", None) for sampler in samplers])
+    train_seconds = clock.seconds("train", len(ids))
     rows = []
-    for tau, judge in zip(taus, judges, strict=True):
-        started = time.monotonic()
-        quality = judge.evaluate_quality(sampler)
-        extra = dict(quality.extra or {})
-        extra.pop("stream")
-        prior = dataclasses.asdict(config.prior_knowledge) | {"tau": tau}
-        names = ("input_dim", "num_train", "temperature", "tau")
-        rows.append(
-            {name: prior[name] for name in names}
-            | {"seed": config.seed, "kl_estimate": quality.kl_estimate}
-            | extra
-            | {
-                "train_seconds": train_seconds,
-                "evaluation_seconds": time.monotonic() - started,
-            }
-        )
+    for problem_id, config, sampler in zip(ids, configs, samplers, strict=True):
+        for tau in taus:  # The same world, with the same training data.
+            judge = problem_from_config(_at_tau(config, tau), exact=True)
+            clock = _Clock()
+            quality = judge.evaluate_quality(sampler)
+            extra = dict(quality.extra or {})
+            extra.pop("stream")
+            prior = dataclasses.asdict(config.prior_knowledge) | {"tau": tau}
+            names = ("input_dim", "num_train", "temperature", "tau")
+            rows.append(
+                {"problem": problem_id}
+                | {name: prior[name] for name in names}
+                | {"seed": config.seed, "kl_estimate": quality.kl_estimate}
+                | extra
+                | train_seconds
+                | clock.seconds("evaluation", 1)
+            )
     return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+class _Clock:
+    """Seconds of a clock, and those of all processors that this process used."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.monotonic(), time.process_time()
+
+    def seconds(self, what: str, num: int) -> dict[str, float]:
+        """Returns those since the start, divided by `num`."""
+        return {
+            f"{what}_seconds": (time.monotonic() - self._wall) / num,
+            f"{what}_cpu_seconds": (time.process_time() - self._cpu) / num,
+        }
+
+
+@functools.lru_cache(maxsize=1)
+def _agent_of_process(name: str, options: str) -> TestbedAgent:
+    """Returns the agent, one for all tasks of it: they share compiled programs."""
+    return resolve_agent(name, json.loads(options))
 
 
 def _at_tau(config: ProblemConfig, tau: int) -> ProblemConfig:
@@ -101,16 +138,36 @@ def _at_tau(config: ProblemConfig, tau: int) -> ProblemConfig:
     return dataclasses.replace(config, prior_knowledge=prior, num_test_seeds=seeds)
 
 
-def _tasks(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    options = json.dumps(dict(map(_option, args.option)), sort_keys=True)
-    for problem_id in _worlds(args.sweep, args.problem):
-        yield {
-            "agent": args.agent,
-            "options": options,
-            "problem": problem_id,
-            "taus": " ".join(map(str, args.taus)),
-            "stream": args.stream,
+def make_tasks(
+    agent: str,
+    options: dict[str, Any],
+    worlds: Sequence[str],
+    taus: Sequence[int],
+    stream: str,
+) -> list[dict[str, Any]]:
+    """Returns the tasks of an agent on problems that differ in more than tau.
+
+    Problems that can train together are one task, at most `_MOST` of them. Settings are
+    dealt out, so that any first tasks hold problems of all of them.
+    """
+    priors = [SETTINGS[world].prior_knowledge for world in worlds]
+    together = hasattr(resolve_agent(agent, options), "train_many")
+    dealt = []
+    for group in groups_of_one_shape(priors):
+        num_tasks = -(-len(group) // _MOST) if together else len(group)
+        dealt.append([group[i::num_tasks] for i in range(num_tasks)])
+    columns = itertools.zip_longest(*dealt, fillvalue=())
+    return [
+        {
+            "agent": agent,
+            "options": json.dumps(options, sort_keys=True),
+            "problems": " ".join(worlds[i] for i in group),
+            "taus": " ".join(map(str, taus)),
+            "stream": stream,
         }
+        for group in itertools.chain.from_iterable(columns)
+        if group
+    ]
 
 
 def _worlds(sweep: str, problem_id: str | None) -> list[str]:
@@ -136,8 +193,9 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 def _run(args: argparse.Namespace) -> None:
-    tasks = list(_tasks(args))
-    resolve_agent(args.agent, json.loads(tasks[0]["options"]))
+    options = dict(map(_option, args.option))
+    worlds = _worlds(args.sweep, args.problem)
+    tasks = make_tasks(args.agent, options, worlds, args.taus, args.stream)
     executor = sweeps.local_executor(args.workers) if args.workers > 1 else None
     sweeps.run_sweep(run_task, tasks, args.out, executor=executor)
     print(_table(args.out, args.normalize_by))
@@ -186,6 +244,27 @@ def _plot(args: argparse.Namespace) -> None:
     figure.savefig(args.out)
 
 
+def _reproduce(args: argparse.Namespace) -> None:
+    directory = pathlib.Path(args.out)
+    results = directory / "problems"
+    worlds = _worlds(args.sweep, None)
+    executor = sweeps.local_executor(args.workers) if args.workers > 1 else None
+    all_tasks = {
+        agent: make_tasks(
+            agent, agent_options(agent, args.sgmcmc_steps), worlds, args.taus, "default"
+        )
+        for agent in args.agents
+    }
+    table = ""
+    for agent, tasks in all_tasks.items():
+        if not args.no_run:
+            print(agent, flush=True)
+            sweeps.run_sweep(run_task, tasks, results, executor=executor)
+        # After each agent, so that an unfinished reproduction has a table too.
+        table = write_comparison(results, directory, len(worlds))
+    print(table)
+
+
 def _list(args: argparse.Namespace) -> None:
     print("agents:", *get_implemented_agents())
     print("sweeps:", *(f"{name} ({len(ids)})" for name, ids in SWEEPS.items()))
@@ -194,7 +273,8 @@ def _list(args: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m enn.testbed", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    commands = parser.add_subparsers(required=True, metavar="run | rank | plot | list")
+    names = "run | rank | plot | reproduce | list"
+    commands = parser.add_subparsers(required=True, metavar=names)
     run = commands.add_parser("run", help="runs an agent on problems")
     run.add_argument("--agent", required=True, help="a name, or module:function")
     run.add_argument("--option", nargs="*", default=[], help="NAME=VALUE of the agent")
@@ -212,6 +292,19 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument("results")
     plot.add_argument("--out", required=True, help="file of the picture")
     plot.set_defaults(command=_plot)
+    reproduce = commands.add_parser(
+        "reproduce", help="draws the benchmark's figure beside the published one"
+    )
+    reproduce.add_argument("--out", required=True, help="folder of table and figure")
+    reproduce.add_argument("--agents", nargs="+", default=list(AGENTS))
+    reproduce.add_argument("--taus", type=int, nargs="+", default=[1, 10, 100])
+    reproduce.add_argument("--sgmcmc-steps", type=int, default=500_000)
+    reproduce.add_argument("--sweep", default="classification_2d")
+    reproduce.add_argument("--workers", type=int, default=1, help="processes")
+    reproduce.add_argument(
+        "--no-run", action="store_true", help="draw what has been run so far"
+    )
+    reproduce.set_defaults(command=_reproduce)
     for subparser in (run, rank, plot):
         subparser.add_argument("--normalize-by", default="mlp")
     listing = commands.add_parser("list", help="lists agents and sweeps")

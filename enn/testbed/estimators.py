@@ -40,9 +40,9 @@ def sample_logits(
 ) -> jax.Array:
     """Returns the sampler's logits for every key, `[num_keys, batch, num_classes]`.
 
-    A sampler with a method `sample_many(x, keys)` gives them all at once, so that an
-    ensemble can run each member once. Others are called inside one compiled loop or, if
-    JAX cannot trace them (NumPy, scikit-learn), once for each key, on all rows.
+    A sampler with a method `sample_many(x, keys)` gives them all at once. Others are
+    called inside one compiled loop or, if JAX cannot trace them (NumPy, scikit-learn),
+    once for each key, on all rows.
 
     Raises:
       ValueError: if logits are not `[batch, num_classes]`.
@@ -104,8 +104,9 @@ class CategoricalKLSampledXSampledY:
     """The exact joint likelihood of each test batch, for any `tau`.
 
     log Q = log (1/S) Σₛ Πₜ softmax(fₛ(xₜ))_yₜ. All test batches are evaluated with the
-    same functions fₛ, so that each is evaluated once on all inputs. With constant
-    logits the estimate is exactly mean(log P) + tau · log C.
+    same functions fₛ, so that each is evaluated once on all inputs; of a sampler with a
+    method `distinct_keys(keys)`, such as an ensemble, only functions that differ. With
+    constant logits the estimate is exactly mean(log P) + tau · log C.
     """
 
     def __init__(
@@ -138,24 +139,28 @@ class CategoricalKLSampledXSampledY:
     ) -> ENNQuality:
         """Returns the estimate; `extra` also counts distinct functions."""
         (x, y), true_ll = data_sampler.test_batches(self._kl_keys)
+        keys, which = self._enn_keys, slice(None)
+        if hasattr(enn_sampler, "distinct_keys"):
+            keys, which = enn_sampler.distinct_keys(keys)
         lls = np.concatenate(
             [
                 _log_likelihoods(logits, y[part], self._log_space)
-                for part, logits in _in_blocks(enn_sampler, x, self._enn_keys)
+                for part, logits in _in_blocks(enn_sampler, x, keys)
             ],
             axis=1,
         )
-        agent_ll = jax.vmap(average_sampled_log_likelihood, 1)(lls)
+        agent_ll = jax.vmap(average_sampled_log_likelihood, 1)(lls[which])
         quality = parse_kl_estimates(true_ll - agent_ll)
         assert quality.extra is not None
-        quality.extra["num_distinct_samples"] = len(np.unique(lls, axis=0))
+        quality.extra["num_distinct_samples"] = len(set(map(bytes, lls)))
         return quality
 
 
 def _in_blocks(enn_sampler: EpistemicSampler, x: Array, keys: chex.PRNGKey) -> Any:
     """Yields slices of the test batches and their logits, of bounded size."""
     num_batches, tau, input_dim = x.shape
-    size = max(_BLOCK // (len(keys) * tau * 2), 1)
+    most = max(_BLOCK // (len(keys) * tau * 2), 1)
+    size = -(-num_batches // -(-num_batches // most))  # Blocks of about one size.
     for start in range(0, num_batches, size):
         part = slice(start, start + size)
         flat = x[part].reshape(-1, input_dim)

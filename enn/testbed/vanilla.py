@@ -1,11 +1,14 @@
 """How the benchmark trains a network of this library, and what it samples from it."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import chex
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
 from enn import data_noise, losses, networks, supervised, utils
@@ -14,6 +17,8 @@ from enn.loggers import Logger, NullLogger
 from enn.losses.base import LossFnArray, SingleLossFnArray
 from enn.networks import forwarders
 from enn.networks.base import EnnArray
+from enn.networks.indexers import EnsembleIndexer
+from enn.supervised.many_programs import Hyper
 from enn.supervised.programs import shared
 from enn.testbed.base import Data, EpistemicSampler, PriorKnowledge
 
@@ -29,9 +34,24 @@ class EnnSampler:
       state: its state.
     """
 
-    def __init__(self, enn: EnnArray, params: Any, state: Any):
-        """Takes a trained network."""
+    def __init__(
+        self,
+        enn: EnnArray,
+        params: Any,
+        state: Any,
+        predict: Callable[..., jax.Array] | None = None,
+    ):
+        """Takes a trained network.
+
+        Args:
+          enn: the network.
+          params: its parameters.
+          state: its state.
+          predict: `(params, state, x, keys)` to logits `[num_keys, batch, num_classes]`
+            where networks share a compiled function.
+        """
         self.enn, self.params, self.state = enn, params, state
+        self._predict = predict or _predict(enn)
 
     def __call__(self, x: chex.Array, key: chex.PRNGKey) -> jax.Array:
         """Returns logits `[batch, num_classes]` of the function that `key` draws."""
@@ -42,13 +62,36 @@ class EnnSampler:
 
         What the keys share is computed once, and every member of an ensemble once.
         """
-        return _predict(self.enn)(self.params, self.state, x, keys)
+        return self._predict(self.params, self.state, x, keys)
+
+    def distinct_keys(self, keys: chex.PRNGKey) -> tuple[chex.PRNGKey, np.ndarray]:
+        """Returns keys that draw every function once, and which one each key draws.
+
+        Of an ensemble they are as many as members, of other networks all keys.
+        """
+        indexer = self.enn.indexer
+        if (
+            not isinstance(indexer, EnsembleIndexer)
+            or len(keys) <= indexer.num_ensemble
+        ):
+            return keys, np.arange(len(keys))
+        members = jax.vmap(indexer)(keys)
+        _, first, which = np.unique(members, return_index=True, return_inverse=True)
+        # The first ones again for members that no key draws: shapes stay the same.
+        return keys[np.resize(first, indexer.num_ensemble)], which
 
 
 @shared
 def _predict(enn: EnnArray) -> Callable[..., jax.Array]:
+    predict = _predict_any(lambda _: enn)
+    return functools.partial(predict, None)
+
+
+@shared
+def _predict_any(make_enn: Callable[[Hyper], EnnArray]) -> Callable[..., jax.Array]:
     @jax.jit
-    def predict(params: Any, state: Any, x: chex.Array, keys: chex.PRNGKey) -> Any:
+    def predict(hyper: Hyper, params: Any, state: Any, x: Any, keys: Any) -> Any:
+        enn = make_enn(hyper)
         indices = jax.vmap(enn.indexer)(keys)
         return forwarders.predict_at_indices(enn, params, state, x, indices)
 
@@ -71,6 +114,9 @@ class VanillaEnnConfig:
       center_train_data: whether the network normalises inputs by the training data.
       logger: takes the rows of metrics; by default none are kept.
       train_log_freq: steps between rows; by default 30 rows in all.
+      weighs_rows: whether `train_many` may give the loss each row of a batch once,
+        with the number of its repetitions as `batch.weights`. Fewer data than
+        `batch_size` then take less time, if the loss is a weighted mean over rows.
     """
 
     enn_ctor: Callable[[PriorKnowledge], EnnArray]
@@ -86,6 +132,7 @@ class VanillaEnnConfig:
     center_train_data: bool = False
     logger: Logger | None = None
     train_log_freq: int | None = None
+    weighs_rows: bool = False
 
 
 class VanillaEnnAgent:
@@ -100,6 +147,8 @@ class VanillaEnnAgent:
         """Takes the configuration."""
         self.config = config
         self.experiment: supervised.MultilossExperiment | None = None
+        # Problems of one shape share these functions, and so a compiled program.
+        self._makers: dict[PriorKnowledge, tuple[Any, Any, Any]] = {}
 
     def __call__(self, data: Data, prior: PriorKnowledge) -> EpistemicSampler:
         """Trains on `data`; returns the trained network."""
@@ -107,9 +156,7 @@ class VanillaEnnAgent:
         enn = config.enn_ctor(prior)
         if config.center_train_data:
             enn = networks.make_centered_enn(enn, data.x)
-        dataset = utils.make_batch_iterator(
-            ArrayBatch(x=data.x, y=data.y), config.batch_size, config.seed
-        )
+        dataset = self._batches(data)
         trainers = [supervised.MultilossTrainer(config.loss_ctor(prior, enn), dataset)]
         if config.prior_loss_ctor is not None:
             trainers.append(
@@ -120,8 +167,7 @@ class VanillaEnnAgent:
                     "prior_loss",
                 )
             )
-        steps = config.num_batches
-        steps = steps(prior) if callable(steps) else steps
+        steps = self._num_steps(prior)
         self.experiment = supervised.MultilossExperiment(
             enn,
             trainers,
@@ -133,6 +179,129 @@ class VanillaEnnAgent:
         self.experiment.train(steps)
         state = self.experiment.state
         return EnnSampler(enn, state.params, state.network_state)
+
+    def train_many(
+        self, datasets: Sequence[Data], priors: Sequence[PriorKnowledge]
+    ) -> list[EpistemicSampler]:
+        """Trains a network on each data set, all in one compiled program.
+
+        Each has the numbers, to rounding, that a call gives it alone. The constructors
+        of the configuration get temperature and noise as numbers that JAX traces; where
+        they need plain ones, or a prior loss trains, calls follow each other instead.
+
+        Args:
+          datasets: all of one shape.
+          priors: what is known of each; equal but for `temperature` and `noise_std`.
+
+        Raises:
+          ValueError: for data sets of different shapes and other priors.
+        """
+        config = self.config
+        shapes = {(np.shape(data.x), np.shape(data.y)) for data in datasets}
+        common = {without_numbers(prior) for prior in priors}
+        if len(shapes) != 1 or len(common) != 1 or len(datasets) != len(priors):
+            raise ValueError(
+                "Problems trained together must have data of one shape, and prior "
+                "knowledge that differs in temperature and noise_std alone; got the "
+                f"shapes {sorted(shapes)} and {common}."
+            )
+        (prior,) = common
+        steps = self._num_steps(prior)
+        if config.prior_loss_ctor is not None and steps >= config.prior_loss_freq:
+            return list(map(self, datasets, priors))
+        if prior not in self._makers:
+            self._makers[prior] = self._make_makers(prior)
+        makers = self._makers[prior]
+        hypers = _stack_hypers(datasets, priors)
+        try:
+            many = supervised.ManyExperiments(
+                *makers,
+                datasets=list(map(self._batches, datasets)),
+                seeds=config.seed,
+                hypers=hypers,
+                logger=NullLogger() if config.logger is None else config.logger,
+                train_log_freq=config.train_log_freq or max(1, steps // 30),
+            )
+        except jax.errors.JAXTypeError:  # A traced number where a plain one is needed.
+            return list(map(self, datasets, priors))
+        many.train(steps)
+        predict = _predict_any(makers[0])
+        samplers: list[EpistemicSampler] = []
+        for i in range(len(datasets)):
+            enn, state = many.run(i)
+            hyper = {name: values[i] for name, values in hypers.items()}
+            samplers.append(
+                EnnSampler(
+                    enn,
+                    state.params,
+                    state.network_state,
+                    functools.partial(predict, hyper),
+                )
+            )
+        return samplers
+
+    def _batches(self, data: Data) -> Any:
+        batch = ArrayBatch(x=data.x, y=data.y)
+        return utils.make_batch_iterator(
+            batch, self.config.batch_size, self.config.seed
+        )
+
+    def _num_steps(self, prior: PriorKnowledge) -> int:
+        steps = self.config.num_batches
+        return steps(prior) if callable(steps) else steps
+
+    def _make_makers(self, prior: PriorKnowledge) -> tuple[Any, Any, Any]:
+        """Returns functions of hyperparameters: network, loss and optimiser."""
+        config = self.config
+        weighs_rows = config.weighs_rows and prior.num_train < config.batch_size
+
+        def make_enn(hyper: Hyper) -> EnnArray:
+            enn = config.enn_ctor(_with_numbers(prior, hyper))
+            if config.center_train_data:
+                return networks.make_centered_enn(enn, hyper["x"])
+            return enn
+
+        def make_loss(enn: EnnArray, hyper: Hyper) -> LossFnArray:
+            loss = config.loss_ctor(_with_numbers(prior, hyper), enn)
+            return _on_distinct_rows(loss, hyper) if weighs_rows else loss
+
+        return make_enn, make_loss, lambda hyper: config.optimizer
+
+
+_NUMBERS = ("temperature", "noise_std")
+
+
+def without_numbers(prior: PriorKnowledge) -> PriorKnowledge:
+    """Returns what problems that train together must have in common."""
+    return dataclasses.replace(prior, temperature=None, noise_std=None)
+
+
+def _with_numbers(prior: PriorKnowledge, hyper: Hyper) -> PriorKnowledge:
+    numbers = {name: hyper[name] for name in _NUMBERS if name in hyper}
+    return dataclasses.replace(prior, **numbers)
+
+
+def _stack_hypers(
+    datasets: Sequence[Data], priors: Sequence[PriorKnowledge]
+) -> dict[str, jax.Array]:
+    """Returns what differs from problem to problem, with a leading axis of them."""
+    hypers = {name: [getattr(prior, name) for prior in priors] for name in _NUMBERS}
+    hypers |= {"x": [data.x for data in datasets], "y": [data.y for data in datasets]}
+    return {n: jnp.stack(v) for n, v in hypers.items() if v[0] is not None}
+
+
+def _on_distinct_rows(loss_fn: LossFnArray, data: Mapping[str, Any]) -> LossFnArray:
+    """Returns the loss of a batch by that of all data, weighted by their counts."""
+    x, y = data["x"], data["y"]
+    rows = jnp.arange(len(x))[:, None]
+
+    def loss(enn: EnnArray, params: Any, state: Any, batch: Any, key: Any) -> Any:
+        # The loss is divided by the number of data, not by that of the batch.
+        shares = (batch.data_index[:, 0][None] == rows).mean(axis=1, keepdims=True)
+        distinct = ArrayBatch(x=x, y=y, data_index=rows, weights=shares * len(x))
+        return loss_fn(enn, params, state, distinct, key)
+
+    return loss
 
 
 def classification_loss(num_classes: int) -> SingleLossFnArray:
@@ -149,6 +318,21 @@ def classification_loss(num_classes: int) -> SingleLossFnArray:
     return losses.combine_single_index_losses_as_metric(
         losses.XentLoss(num_classes), {"acc": losses.AccuracyErrorLoss(num_classes)}
     )
+
+
+def is_bootstrapped(distribution: str | None) -> bool:
+    """Whether rows have random weights, which replace those of the batch."""
+    return distribution not in (None, "none")
+
+
+def bootstrapped(
+    single_loss: SingleLossFnArray, enn: EnnArray, distribution: str | None, seed: int
+) -> SingleLossFnArray:
+    """Returns the loss with bootstrap weights, see `enn.data_noise.BootstrapNoise`."""
+    if not is_bootstrapped(distribution):
+        return single_loss
+    noise = data_noise.BootstrapNoise(enn, distribution, seed)
+    return losses.add_data_noise(single_loss, noise)
 
 
 def default_enn_loss(
@@ -170,9 +354,7 @@ def default_enn_loss(
         single: SingleLossFnArray = losses.L2Loss()
         if prior.num_classes > 1:
             single = classification_loss(prior.num_classes)
-        single = losses.add_data_noise(
-            single, data_noise.BootstrapNoise(enn, distribution, seed)
-        )
+        single = bootstrapped(single, enn, distribution, seed)
         loss = losses.average_single_index_loss(single, num_index_samples)
         if weight_reg_scale:
             scale = weight_reg_scale**2 / (2 * prior.num_train)

@@ -1,0 +1,168 @@
+"""The benchmark's figure: agents on all problems in the plane, beside published bars.
+
+Reference: Osband et al., 2022, The Neural Testbed, https://arxiv.org/abs/2110.04629.
+"""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from enn import _extras, sweeps
+from enn.testbed.leaderboard import rank_rows
+from enn.testbed.plots import plot_ranking
+
+AGENTS = (
+    "mlp",
+    "epinet",
+    "ensemble+",
+    "ensemble",
+    "dropout",
+    "hypermodel",
+    "bbb",
+    "sgmcmc",
+)
+"""The agents with a published bar, and the epinet, which has none."""
+
+PUBLISHED = {
+    "mlp": 1.0,
+    "ensemble": 0.991,
+    "dropout": 0.977,
+    "bbb": 0.730,
+    "hypermodel": 0.636,
+    "ensemble+": 0.581,
+    "sgmcmc": 0.566,
+}
+"""Published KL divergence of joint predictions, that of `mlp` being 1.
+
+Read from the figure, to 0.002. At tau 1 all bars are about 1.
+"""
+
+_BASELINE = "mlp"
+
+
+def agent_options(agent: str, sgmcmc_steps: int) -> dict[str, Any]:
+    """Returns options of an agent: the benchmark's, but for the length of sgmcmc.
+
+    A shorter chain drops its first fifth and keeps 401 samples, as the full one does.
+
+    Raises:
+      ValueError: for less than 500 steps.
+    """
+    if agent != "sgmcmc" or sgmcmc_steps == 500_000:
+        return {}
+    if sgmcmc_steps < 500:
+        raise ValueError(f"sgmcmc needs at least 500 steps, got {sgmcmc_steps}.")
+    burn_in = sgmcmc_steps // 5
+    return {
+        "num_batches": sgmcmc_steps,
+        "burn_in_time": burn_in,
+        "model_saving_frequency": (sgmcmc_steps - burn_in) // 400,
+    }
+
+
+def compare(rows: Any, num_problems: int) -> Any:
+    """Returns the agents' joint predictions beside the published ones.
+
+    An agent that has not finished is compared with `mlp` on the problems it has.
+
+    Args:
+      rows: a data frame of results with the columns that `run_task` of
+        `enn.testbed.command` returns, and `agent_name`.
+      num_problems: number of problems at each tau.
+
+    Returns:
+      A data frame with a row for each agent and tau: `num_problems` that it finished,
+      of how many, `normalized_kl` and its `normalized_stderr` as of `rank_rows`,
+      `paired_stderr`, that of the ratio over groups of seeds, `published`, and seconds
+      of all its problems, of a clock and of processors.
+
+    Raises:
+      ValueError: without results of `mlp`.
+    """
+    if _BASELINE not in set(rows.agent_name):
+        raise ValueError(
+            f"Agents are compared with {_BASELINE!r}, which has no results."
+        )
+    table = []
+    for tau, at_tau in rows.groupby("tau"):
+        baseline = at_tau[at_tau.agent_name == _BASELINE]
+        for name, agent in at_tau.groupby("agent_name"):
+            agent = agent[agent.problem.isin(baseline.problem)]
+            shared = baseline[baseline.problem.isin(agent.problem)]
+            both = agent if name == _BASELINE else _concat([agent, shared])
+            ranking = rank_rows(both, tau=int(tau), normalize_by=_BASELINE)
+            (ranked,) = ranking[ranking.agent_name == name].to_dict("records")
+            table.append(
+                {
+                    "agent": name,
+                    "tau": int(tau),
+                    "num_problems": len(agent),
+                    "of": num_problems,
+                    "kl_estimate": agent.kl_estimate.mean(),
+                    "normalized_kl": ranked["normalized_kl"],
+                    "normalized_stderr": ranked["normalized_stderr"],
+                    "paired_stderr": _paired_stderr(agent, shared),
+                    "published": PUBLISHED.get(name) if tau > 1 else None,
+                    "min_pct_finite_kl": agent.pct_finite_kl.min(),
+                }
+                | {
+                    column: agent[column].sum()
+                    for column in (
+                        "train_seconds",
+                        "train_cpu_seconds",
+                        "evaluation_seconds",
+                        "evaluation_cpu_seconds",
+                    )
+                }
+            )
+    frame = _extras.require("pandas", "plots").DataFrame(table)
+    return frame.sort_values(["tau", "normalized_kl"], ignore_index=True)
+
+
+def _concat(frames: Sequence[Any]) -> Any:
+    return _extras.require("pandas", "plots").concat(frames, ignore_index=True)
+
+
+def _paired_stderr(agent: Any, baseline: Any) -> float:
+    """Returns the standard error of the ratio of two means over the same problems."""
+    means = [
+        rows.groupby(rows.seed % 10).kl_estimate.mean() for rows in (agent, baseline)
+    ]
+    ratio = agent.kl_estimate.mean() / baseline.kl_estimate.mean()
+    residuals = means[0] - ratio * means[1]
+    return residuals.std(ddof=0) / np.sqrt(len(residuals)) / means[1].mean()
+
+
+def write_comparison(
+    results: pathlib.Path, directory: pathlib.Path, num_problems: int
+) -> str:
+    """Writes `reproduction.csv` and `reproduction.png`; returns the table as text.
+
+    Args:
+      results: the folder of the sweep's files.
+      directory: where to write.
+      num_problems: number of problems at each tau.
+    """
+    rows = _extras.require("pandas", "plots").DataFrame(sweeps.load(results))
+    if rows.stream.nunique() > 1:
+        raise ValueError(f"{results} mixes results of two random streams.")
+    table = compare(rows.assign(agent_name=rows.agent), num_problems)
+    table.round(6).to_csv(directory / "reproduction.csv", index=False)
+    rankings, published = {}, {}
+    for tau, at_tau in table.groupby("tau"):
+        names = [
+            row.agent
+            if row.num_problems == row.of
+            else f"{row.agent} ({row.num_problems})"
+            for row in at_tau.itertuples()
+        ]
+        rankings[int(tau)] = at_tau.assign(agent_name=names)
+        published[int(tau)] = {
+            name: kl for name, kl in zip(names, at_tau.published, strict=True) if kl > 0
+        }
+    figure = plot_ranking(rankings, published)
+    figure.savefig(directory / "reproduction.png", dpi=100)
+    shown = table.drop(columns=["of", "min_pct_finite_kl"]).round(3)
+    return shown.to_string(index=False)

@@ -1,0 +1,108 @@
+"""The comparison with published results, on results that are made up."""
+
+import itertools
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from enn.testbed import command, reproduction
+from enn.testbed.problems import CLASSIFICATION_2D, SETTINGS
+
+WORLDS = CLASSIFICATION_2D[:210]
+
+
+def _kl(agent, problem_id, tau):
+    config = SETTINGS[problem_id]
+    kl = 0.5 + 0.1 * (config.seed % 10) + 1 / config.prior_knowledge.num_train
+    return kl * tau * {"mlp": 1.0, "epinet": 0.5}[agent]
+
+
+def _fake_task(task):
+    ids, taus = task["problems"].split(), task["taus"].split()
+    pairs = [(problem_id, int(tau)) for problem_id in ids for tau in taus]
+    return {
+        "problem": [problem_id for problem_id, _ in pairs],
+        "tau": [tau for _, tau in pairs],
+        "seed": [SETTINGS[problem_id].seed for problem_id, _ in pairs],
+        "kl_estimate": [_kl(task["agent"], *pair) for pair in pairs],
+        "pct_finite_kl": [1.0] * len(pairs),
+        "train_seconds": [2.0] * len(pairs),
+        "train_cpu_seconds": [4.0] * len(pairs),
+        "evaluation_seconds": [1.0] * len(pairs),
+        "evaluation_cpu_seconds": [1.5] * len(pairs),
+    }
+
+
+def test_reproduction_is_run_resumed_and_drawn(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "run_task", _fake_task)
+    arguments = ["reproduce", "--out", str(tmp_path), "--agents", "mlp", "epinet"]
+    command.main(arguments)
+    table = pd.read_csv(tmp_path / "reproduction.csv")
+    assert list(table.tau) == [1, 1, 10, 10, 100, 100]
+    assert list(table.agent) == ["epinet", "mlp"] * 3
+    np.testing.assert_allclose(table.normalized_kl, [0.5, 1.0] * 3, atol=1e-6)
+    assert (table.num_problems == 210).all()
+    assert list(table.published.fillna(0)) == [0, 0, 0, 1, 0, 1]
+    # The ratio is the same in each group of seeds, while its parts differ.
+    np.testing.assert_allclose(table.paired_stderr, 0, atol=1e-6)
+    groups = 0.5 + 0.1 * np.arange(10)
+    mean = groups.mean() + np.mean([1 / n for n in (1, 3, 10, 30, 100, 300, 1000)])
+    expected = groups.std() / np.sqrt(10) / mean
+    np.testing.assert_allclose(table.normalized_stderr[1], expected, atol=1e-6)
+    assert (table.train_cpu_seconds == 4.0 * 210).all()
+    assert (tmp_path / "reproduction.png").stat().st_size > 1000
+    capsys.readouterr()
+
+    def must_not_run(task):
+        raise AssertionError(task)
+
+    monkeypatch.setattr(command, "run_task", must_not_run)
+    command.main(arguments)
+    assert "epinet    1" in capsys.readouterr().out
+
+
+def test_an_unfinished_agent_is_compared_on_its_problems(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "run_task", _fake_task)
+    run = ["run", "--out", str(tmp_path / "problems"), "--taus", "10", "--agent"]
+    command.main([*run, "mlp"])
+    # A problem with few data: the plain mean over those of mlp would be smaller.
+    command.main([*run, "epinet", "--problem", WORLDS[0]])
+    arguments = ["--taus", "10", "--agents", "mlp", "epinet", "--no-run"]
+    command.main(["reproduce", "--out", str(tmp_path), *arguments])
+    table = pd.read_csv(tmp_path / "reproduction.csv").set_index("agent")
+    assert table.num_problems["epinet"] == 1
+    np.testing.assert_allclose(table.normalized_kl["epinet"], 0.5)
+
+
+def test_the_length_of_sgmcmc_is_an_option():
+    assert reproduction.agent_options("sgmcmc", 500_000) == {}
+    assert reproduction.agent_options("bbb", 1000) == {}
+    options = reproduction.agent_options("sgmcmc", 10_000)
+    task, *_ = command.make_tasks("sgmcmc", options, WORLDS, [1], "default")
+    assert json.loads(task["options"]) == {
+        "num_batches": 10_000,
+        "burn_in_time": 2000,
+        "model_saving_frequency": 20,
+    }
+    with pytest.raises(ValueError, match="at least 500 steps, got 10"):
+        reproduction.agent_options("sgmcmc", 10)
+
+
+def test_tasks_deal_out_all_settings():
+    tasks = command.make_tasks("mlp", {}, WORLDS, [1], "default")
+    assert len(tasks) == 14
+    ids = [task["problems"].split() for task in tasks]
+    assert sorted(itertools.chain(*ids)) == sorted(WORLDS)
+    for half in (ids[:7], ids[7:]):  # Each holds 5 problems of all 21 settings.
+        priors = [SETTINGS[i].prior_knowledge for group in half for i in group]
+        counts = pd.Series([(p.num_train, p.temperature) for p in priors])
+        assert list(counts.value_counts()) == [5] * 21
+    alone = command.make_tasks("knn", {}, WORLDS, [1], "default")
+    assert [len(task["problems"].split()) for task in alone] == [1] * 210
+
+
+def test_without_the_mlp_there_is_nothing_to_compare_with():
+    with pytest.raises(ValueError, match="compared with 'mlp'"):
+        reproduction.compare(pd.DataFrame({"agent_name": ["bbb"]}), 210)
