@@ -160,6 +160,15 @@ class JsonLinesLogger:
     never go back. A resumed run repeats rows from the save it starts at; those that
     the file has already are not written again. NaN and infinity are written as Python
     and pandas do. Only one logger at a time may write to a file.
+
+    >>> import pathlib
+    >>> import jax.numpy as jnp
+    >>> from enn.loggers import JsonLinesLogger
+    >>> JsonLinesLogger("log.jsonl").write({"step": 1, "loss": jnp.array(0.5)})
+    >>> JsonLinesLogger("log.jsonl").write({"step": 2, "loss": jnp.array(0.25)})
+    >>> print(pathlib.Path("log.jsonl").read_text().strip())
+    {"step": 1, "loss": 0.5}
+    {"step": 2, "loss": 0.25}
     """
 
     def __init__(self, path: str | os.PathLike[str]):
