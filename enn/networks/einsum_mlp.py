@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from enn import _checks, base
+from enn import _checks, _known_rows, base
 from enn.networks.base import EnnArray, Output, parse_net_output
 from enn.networks.indexers import EnsembleIndexer
 from enn.networks.inputs import flat_inputs, init_once, layer_sizes
@@ -265,8 +265,17 @@ def make_ensemble_mlp_with_prior_enn(
     )
     prior_key, _ = jax.random.split(jax.random.PRNGKey(seed))
     prior_params, _ = init_once(enn.init, prior_key, dummy_input, 0)
+    ensemble = _transformed(
+        output_sizes, num_ensemble, nonzero_bias, activation, w_init
+    )
+
+    def all_outputs(inputs: chex.Array) -> chex.Array:
+        return ensemble.apply(prior_params, inputs)
 
     def prior_fn(inputs: chex.Array, index: base.Index) -> chex.Array:
+        known = _known_rows.look_up(all_outputs, inputs)
+        if known is not None:
+            return members.select_member(known, index, num_ensemble, axis=-1)
         return parse_net_output(enn.apply(prior_params, {}, inputs, index)[0])
 
     return EnnWithAdditivePrior(enn, prior_fn, prior_scale)
@@ -303,12 +312,16 @@ def make_ensemble_prior(
     ensemble = _transformed(output_sizes, num_ensemble, True, activation, w_init)
     params = init_once(ensemble.init, next(hk.PRNGSequence(seed)), dummy_input)
 
+    def all_outputs(inputs: chex.Array) -> chex.Array:
+        return ensemble.apply(params, inputs)
+
     @jax.jit
     def combine(params: hk.Params, inputs: chex.Array, index: base.Index) -> chex.Array:
         return ensemble.apply(params, inputs) @ index
 
     def prior_fn(inputs: chex.Array, index: base.Index) -> chex.Array:
         _checks.shape("index", index, (num_ensemble,), f"[{num_ensemble}]")
-        return combine(params, inputs, index)
+        known = _known_rows.look_up(all_outputs, inputs)
+        return combine(params, inputs, index) if known is None else known @ index
 
     return prior_fn

@@ -13,7 +13,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from enn import _checks, _sharding, base
+from enn import _checks, _known_rows, _sharding, base
 from enn.networks.base import EnnArray, EnnNoState, Output
 from enn.networks.indexers import EnsembleIndexer, as_key
 from enn.networks.inputs import check_transformed, flat_inputs, init_once
@@ -256,7 +256,13 @@ def combine_functions_choice_via_index(
     """
     fns = _non_empty(prior_fns)
 
+    def all_outputs(inputs: chex.Array) -> chex.Array:
+        return jnp.stack([fn(inputs) for fn in fns], axis=1)
+
     def prior_fn(inputs: chex.Array, index: base.Index) -> chex.Array:
+        known = _known_rows.look_up(all_outputs, inputs)
+        if known is not None:
+            return members.select_member(known, index, len(fns), axis=1)
         return members.apply_choice(fns, inputs, index)
 
     return prior_fn
@@ -278,15 +284,18 @@ def combine_functions_linear_in_index(
     """
     fns = _non_empty(prior_fns)
 
+    def all_outputs(inputs: chex.Array) -> chex.Array:
+        return jnp.stack([fn(inputs) for fn in fns], axis=-1)
+
     @_sharding.allow_explicit_axes
     @jax.jit
     def combine(inputs: chex.Array, index: base.Index) -> chex.Array:
-        values = jnp.stack([fn(inputs) for fn in fns], axis=-1)
-        return values @ jnp.asarray(index)
+        return all_outputs(inputs) @ jnp.asarray(index)
 
     def prior_fn(inputs: chex.Array, index: base.Index) -> chex.Array:
         _checks.shape("index", index, (len(fns),), f"[{len(fns)}]")
-        return combine(inputs, index)
+        known = _known_rows.look_up(all_outputs, inputs)
+        return combine(inputs, index) if known is None else known @ index
 
     return prior_fn
 
@@ -358,9 +367,19 @@ class MLPPriors:
     def __call__(self, inputs: chex.Array, index: base.Index) -> chex.Array:
         """Returns the prior `index` at `inputs`, `[batch, num_outputs]`."""
         params = self.params_for(inputs)
+        known = _known_rows.look_up(self.all_outputs, inputs)
+        if known is not None:
+            return members.select_member(known, index, self.num_ensemble, axis=1)
         return members.apply_member(
             self._model.apply, params, inputs, index, self.num_ensemble
         )
+
+    def all_outputs(self, inputs: chex.Array) -> chex.Array:
+        """Returns all priors at `inputs`, `[batch, num_ensemble, num_outputs]`."""
+        outputs = members.run_members(
+            self._model.apply, self.params_for(inputs), inputs, self.num_ensemble
+        )
+        return jnp.moveaxis(outputs, 0, 1)
 
 
 def make_mlp_ensemble_prior_fns(

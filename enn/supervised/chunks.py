@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from enn._known_rows import RowFn
 from enn.datasets.in_memory import BatchIterator
 from enn.supervised.batches import InMemorySideBySide, as_batch
+from enn.supervised.row_values import RowValues
 
 MAX_STEPS = 1024
 MAX_BYTES = 2**20
@@ -22,10 +24,18 @@ _MAX_PADDED_BYTES = 16 * 2**20
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """Batches for one of several losses, which may not train at every step."""
+    """Batches for one of several losses, which may not train at every step.
+
+    Attributes:
+      dataset: where they come from.
+      is_active: whether to train at a step; None for always.
+      fixed: functions of inputs whose values come with batches of data in memory, then
+        a pair.
+    """
 
     dataset: Iterator[Any]
     is_active: Callable[[int], bool] | None = None
+    fixed: tuple[RowFn, ...] = ()
 
 
 @dataclasses.dataclass
@@ -77,8 +87,9 @@ class ChunkReader:
         self._streams = streams
         self._max_steps = max_steps
         self._step_bytes = step_bytes
-        self._keeps_data = [keeps_data and _fits(s.dataset) for s in streams]
+        self._keeps_data = [keeps_data and fits_on_device(s.dataset) for s in streams]
         self._data: list[Any] = [None] * len(streams)
+        self._values: list[RowValues | None] = [None] * len(streams)
         # Of the last batch of each stream: a chunk without one keeps room for it.
         self._shapes: dict[int, Any] = {}
         self._held: tuple[dict[int, Any], BaseException | None] | None = None
@@ -102,7 +113,10 @@ class ChunkReader:
         for i, keeps in enumerate(self._keeps_data):
             if keeps and self._data[i] is None:
                 dataset: Any = self._streams[i].dataset
-                self._data[i] = jax.device_put(_with_room(dataset.data))
+                data = jax.device_put(_with_room(dataset.data))
+                self._data[i] = data
+                if fixed := self._streams[i].fixed:
+                    self._values[i] = RowValues(fixed, dataset, data.x)
                 self._shapes[i] = _shapes(np.empty(dataset.batch_size, np.int32))
         if self._keeps_data == [True] and self._streams[0].is_active is None:
             capacity = self._capacity()
@@ -110,7 +124,7 @@ class ChunkReader:
             rows = self._rows(0, num_steps)
             padded = np.zeros((capacity, rows.shape[1]), np.int32)
             padded[:num_steps] = rows
-            return Chunk(num_steps, [padded], self._data)
+            return Chunk(num_steps, [padded], self._data_and_values())
         return self._read_one_by_one(first_step, num_steps)
 
     def _read_one_by_one(self, first_step: int, num_steps: int) -> Chunk:
@@ -129,7 +143,7 @@ class ChunkReader:
                 break
             if pulled or error is None:
                 steps.append(pulled)
-        chunk = Chunk(len(steps), [], self._data, [], error)
+        chunk = Chunk(len(steps), [], self._data_and_values(), [], error)
         for i, stream in enumerate(self._streams):
             batches = [step[i] for step in steps if i in step]
             chunk.batches.append(_stack(batches, self._shapes.get(i), capacity))
@@ -159,7 +173,16 @@ class ChunkReader:
 
     def _rows(self, i: int, num_batches: int) -> np.ndarray:
         dataset: Any = self._streams[i].dataset
-        return dataset.take_rows(num_batches).astype(np.int32)
+        rows = dataset.take_rows(num_batches).astype(np.int32)
+        if (values := self._values[i]) is not None:
+            values.learn(rows)
+        return rows
+
+    def _data_and_values(self) -> list[Any]:
+        return [
+            data if values is None else (data, values.on_device())
+            for data, values in zip(self._data, self._values, strict=True)
+        ]
 
     def _capacity(self) -> int:
         """How many steps of the shapes seen last have room."""
@@ -208,7 +231,8 @@ def agree(chunk: Chunk, steps_per_dispatch: int) -> tuple[Chunk, int]:
     return chunk, steps_per_dispatch
 
 
-def _fits(dataset: Any) -> bool:
+def fits_on_device(dataset: Any) -> bool:
+    """Returns whether a data set lies in memory, and is small enough for the device."""
     # A subclass may change batches on their way.
     return (
         type(dataset) in (BatchIterator, InMemorySideBySide)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from enn import _sharding, base
+from enn import _known_rows, _sharding, base
 from enn.datasets.base import ArrayBatch
 from enn.losses.base import LossFnArray
 from enn.networks.base import EnnArray
@@ -100,19 +100,24 @@ def purify(enn: EnnArray, loss_fn: LossFnArray) -> PureLoss:
 
 def check_loss(
     pure_loss: PureLoss, state: TrainingState, batch: Any, key: chex.PRNGKey
-) -> int:
+) -> tuple[int, list[_known_rows.RowFn]]:
     """Traces the loss once, so that bad data shows before training starts.
 
     Labels stay concrete in the trace, which lets a loss look at their values.
 
     Returns:
-      The number of bytes of the metrics of a step.
+      The number of bytes of the metrics of a step, and the functions whose values at
+      the inputs of a batch the network would take if they were known.
     """
+    fixed: list[_known_rows.RowFn] = []
 
     def traced(state: TrainingState, batch: Any, key: chex.PRNGKey) -> Any:
         if isinstance(batch, ArrayBatch):
             batch = dataclasses.replace(batch, y=labels)
-        return pure_loss(state.params, state.network_state, batch, key)
+        with _known_rows.known_at(getattr(batch, "x", None), {}) as asked:
+            out = pure_loss(state.params, state.network_state, batch, key)
+        fixed.extend(asked)
+        return out
 
     labels = getattr(batch, "y", None)
     loss, (network_state, metrics) = jax.eval_shape(traced, state, batch, key)
@@ -126,7 +131,25 @@ def check_loss(
             "loss_fn must return network state of the structure that enn.init "
             f"gave, {expected}; got {jax.tree.structure(network_state)}."
         )
-    return sum(m.size * m.dtype.itemsize for m in jax.tree.leaves(metrics))
+    num_bytes = sum(m.size * m.dtype.itemsize for m in jax.tree.leaves(metrics))
+    return num_bytes, fixed
+
+
+@shared
+def with_known_rows(
+    pure_loss: PureLoss, fixed: tuple[_known_rows.RowFn, ...]
+) -> PureLoss:
+    """Returns the loss of a pair of a batch and the values of `fixed` at its inputs."""
+
+    def loss(
+        params: hk.Params, state: hk.State, batch: Any, key: chex.PRNGKey
+    ) -> base.LossOutput:
+        batch, values = batch
+        known = dict(zip(fixed, values, strict=True))
+        with _known_rows.known_at(batch.x, known):
+            return pure_loss(params, state, batch, key)
+
+    return loss
 
 
 class TrainLoop:

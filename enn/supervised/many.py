@@ -188,7 +188,8 @@ class ManyExperiments:
         sample = getattr(self._data, "data", None)
         num_bytes = 0
         if sample is not None:
-            num_bytes = check_loss(pure_loss, _slice(self.state, 0), sample, keys[0])
+            first = _slice(self.state, 0)
+            num_bytes, _ = check_loss(pure_loss, first, sample, keys[0])
         self._reader = ChunkReader(
             [Stream(self._data)],
             MAX_STEPS,

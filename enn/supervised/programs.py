@@ -1,6 +1,7 @@
 """Compiled programs that experiments of the same network and loss share."""
 
 import functools
+import types
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -13,7 +14,13 @@ from enn.networks.base import EnnArray, Output
 from enn.networks.indexers import draw_indices
 
 _MAX_KEPT = 32
-_BY_VALUE = (int, jax.sharding.Mesh, jax.sharding.Sharding, jax.tree_util.PyTreeDef)
+_BY_VALUE = (
+    int,
+    jax.sharding.Mesh,
+    jax.sharding.Sharding,
+    jax.tree_util.PyTreeDef,
+    types.MethodType,  # Equal if it is the same method of the same object.
+)
 
 Make = TypeVar("Make", bound=Callable[..., Any])
 

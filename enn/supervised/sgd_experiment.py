@@ -77,7 +77,8 @@ class Experiment(BaseExperiment):
         ends, such as PyTorch's and `data_set.with_format("numpy").batch(32)` of Hugging
         Face, or arrays in memory. A batch is an `ArrayBatch`, a pair `(x, y)`, or a
         dict with `x` and `y` or `image` and `label`. The rows of an in-memory
-        iterator are copied to the device once, when training starts.
+        iterator are copied to the device once, when training starts; prior functions
+        and a frozen base are computed once for each row, if the values fit in 128 MiB.
       seed: seed of the sequence of keys.
       logger: where rows go; by default they are printed.
       train_log_freq: log metrics every so many steps; 0 or None for never.

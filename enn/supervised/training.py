@@ -16,10 +16,18 @@ import tqdm
 
 from enn import _checks, _sharding
 from enn import loggers as enn_loggers
+from enn._known_rows import RowFn
 from enn.networks.base import EnnArray, Output
-from enn.supervised import batches, interrupts, probes, programs
+from enn.supervised import batches, interrupts, probes, programs, row_values
 from enn.supervised.base import check_network
-from enn.supervised.chunks import MAX_STEPS, Chunk, ChunkReader, Stream, agree
+from enn.supervised.chunks import (
+    MAX_STEPS,
+    Chunk,
+    ChunkReader,
+    Stream,
+    agree,
+    fits_on_device,
+)
 from enn.supervised.initial import check_optimizer, initial_variables, look_at_output
 from enn.supervised.loop import (
     NonFiniteError,
@@ -31,6 +39,7 @@ from enn.supervised.loop import (
     type_of,
     types_in_training,
     types_of,
+    with_known_rows,
 )
 from enn.supervised.pace import Pace
 from enn.supervised.saving import Saves, check_schedule, has_position
@@ -172,26 +181,29 @@ class TrainingRun:
         self._inputs, self._initial_types = _shapes_of((inputs, self.state))
         unrolled = look_at_output(enn, *state[:2], inputs, index)
         step_bytes = 0
+        losses, streams = [], []
         for i, trainer in enumerate(trainers):
             sample = getattr(trainer.dataset, "data", None if i else first_batch)
+            loss, fixed = trainer.pure_loss, ()
             if sample is not None:
-                step_bytes += self._check_loss(trainer.pure_loss, sample)
+                num_bytes, asked = self._check_loss(loss, sample)
+                step_bytes += num_bytes
+                if self.mesh is None and fits_on_device(trainer.dataset):
+                    fixed = row_values.fitting(asked, trainer.dataset)
+            losses.append(with_known_rows(loss, fixed) if fixed else loss)
+            always = trainer.should_train is always_train
+            is_active = None if always else trainer.should_train
+            streams.append(Stream(trainer.dataset, is_active, fixed))
 
         self.loop = shared_loop(
-            tuple(trainer.pure_loss for trainer in trainers),
+            tuple(losses),
             optimizer,
             unrolled,
             self.mesh,
             self.mesh and _shardings(self.state),
         )
         self._reader = ChunkReader(
-            [
-                Stream(
-                    t.dataset,
-                    None if t.should_train is always_train else t.should_train,
-                )
-                for t in trainers
-            ],
+            streams,
             1 if unrolled else MAX_STEPS,
             step_bytes,
             keeps_data=self.mesh is None,
@@ -425,8 +437,8 @@ class TrainingRun:
     def _set_key(self, key: chex.PRNGKey) -> None:
         self.rng.replace_internal_state((key, ()))
 
-    def _check_loss(self, pure_loss: PureLoss, batch: Any) -> int:
-        """Returns the number of bytes of the metrics of a step."""
+    def _check_loss(self, pure_loss: PureLoss, batch: Any) -> tuple[int, list[RowFn]]:
+        """Returns what `check_loss` does."""
         key, _ = self.rng.internal_state
         with _sharding.on_mesh(self.mesh):
             return check_loss(pure_loss, self.state, batch, key)

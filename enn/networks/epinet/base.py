@@ -10,7 +10,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from enn import base
+from enn import _known_rows, base
 from enn.networks.base import EnnArray, Output, OutputWithPrior
 from enn.networks.checkpoints import EnnCheckpoint
 from enn.networks.utils import merge_modules, parse_to_output_with_prior, select_modules
@@ -121,12 +121,23 @@ def combine_base_epinet_as_enn(
             prior=base_out.prior * base_scale + out.prior,
         )
 
+    def frozen(inputs: chex.Array) -> tuple[OutputWithPrior, chex.Array] | None:
+        out, hidden, state = run_base(loaded.params, loaded.state, inputs)
+        before, after = jax.tree.leaves(loaded.state), jax.tree.leaves(state)
+        # A new state comes from the batch, on which then every row depends.
+        if list(map(id, before)) != list(map(id, after)):
+            return None
+        return out._replace(extra={}), hidden
+
     # Two networks on one base: in the first, parameters and state are the epinet's
     # alone; in the second, the modules of both lie side by side in one tree.
     def apply_on_frozen(
         params: hk.Params, state: hk.State, inputs: chex.Array, index: base.Index
     ) -> tuple[Output, hk.State]:
-        base_out, hidden, _ = run_base(loaded.params, loaded.state, inputs)
+        known = _known_rows.look_up(frozen, inputs)
+        if known is None:
+            known = run_base(loaded.params, loaded.state, inputs)[:2]
+        base_out, hidden = known
         out, state = epinet.apply(params, state, inputs, index, hidden)
         return add(base_out, out), state
 
