@@ -133,6 +133,7 @@ def test_lists_of_lists_as_inputs() -> None:
     rows, key = X.tolist(), jax.random.key(0)
     for call in (
         lambda: experiment(x=rows),
+        lambda: supervised.Experiment(ENN, LOSS, optax.sgd(0.1), (rows, Y)),
         lambda: experiment(init_x=rows),
         lambda: experiment().predict(rows, key),
         lambda: ENN.init(key, rows, 0),

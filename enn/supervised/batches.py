@@ -47,7 +47,8 @@ def as_batches(data: Any) -> Iterator[Any]:
     """
     if hasattr(data, "__next__"):
         return data
-    is_pair = type(data) is tuple and all(hasattr(part, "shape") for part in data)
+    # With a list among the arrays as well, for which `as_batch` has an error.
+    is_pair = type(data) is tuple and any(hasattr(part, "shape") for part in data)
     if isinstance(data, Mapping) or is_pair:
         return make_batch_iterator(as_batch(data))
     if not hasattr(data, "__iter__") or hasattr(data, "dtype"):
