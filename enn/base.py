@@ -33,7 +33,7 @@ LossOutput = tuple[chex.Array, tuple[hk.State, LossMetrics]]
 class EpistemicIndexer(Protocol):
     """Draws one epistemic index from the reference distribution P_Z."""
 
-    def __call__(self, key: chex.PRNGKey) -> Index:
+    def __call__(self, key: chex.PRNGKey, /) -> Index:
         """Returns the index drawn with `key`; works under `jax.jit` and `jax.vmap`."""
         ...
 
@@ -43,7 +43,7 @@ class ApplyFn(Protocol[_InputContra, _OutputCo]):
     """Forward pass of an ENN at one epistemic index."""
 
     def __call__(
-        self, params: hk.Params, state: hk.State, inputs: _InputContra, index: Index
+        self, params: hk.Params, state: hk.State, inputs: _InputContra, index: Index, /
     ) -> tuple[_OutputCo, hk.State]:
         """Returns the output at `inputs` for one `index`, and the new state."""
         ...
@@ -54,7 +54,7 @@ class InitFn(Protocol[_InputContra]):
     """Initialisation of an ENN."""
 
     def __call__(
-        self, rng_key: chex.PRNGKey, inputs: _InputContra, index: Index
+        self, rng_key: chex.PRNGKey, inputs: _InputContra, index: Index, /
     ) -> tuple[hk.Params, hk.State]:
         """Returns initial parameters and state for inputs shaped like `inputs`."""
         ...
@@ -106,6 +106,7 @@ class LossFn(Protocol[_InputContra, _OutputCo, _DataContra]):
         state: hk.State,
         batch: _DataContra,
         key: chex.PRNGKey,
+        /,
     ) -> LossOutput:
         """Returns `(loss, (new_state, metrics))` with scalar loss and metrics."""
         ...

@@ -47,6 +47,7 @@ class PriorityFn(Protocol):
         state: hk.State,
         batch: ArrayBatch,
         key: chex.PRNGKey,
+        /,
     ) -> PriorityOutput:
         """Returns scores `[batch]`, higher for rows more wanted, and metrics."""
         ...
@@ -56,7 +57,7 @@ class PriorityFn(Protocol):
 class PriorityFnCtor(Protocol):
     """Makes a priority function from the forward pass of a network."""
 
-    def __call__(self, enn_batch_fwd: EnnBatchFwd[chex.Array]) -> PriorityFn:
+    def __call__(self, enn_batch_fwd: EnnBatchFwd[chex.Array], /) -> PriorityFn:
         """Returns a priority function of the network's parameters."""
         ...
 
@@ -66,7 +67,7 @@ class PerExamplePriority(Protocol):
     """Scores the rows of a batch from the network's predictions."""
 
     def __call__(
-        self, logits: chex.Array, labels: chex.Array, key: chex.PRNGKey
+        self, logits: chex.Array, labels: chex.Array, key: chex.PRNGKey, /
     ) -> chex.Array:
         """Returns scores `[batch]`, higher for rows more wanted.
 

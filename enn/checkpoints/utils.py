@@ -123,7 +123,7 @@ def read_arrays(
 class EnnSampler(Protocol):
     """Draws predictions of a trained network."""
 
-    def __call__(self, inputs: chex.Array, key: chex.PRNGKey) -> chex.Array:
+    def __call__(self, inputs: chex.Array, key: chex.PRNGKey, /) -> chex.Array:
         """Returns logits `[num_enn_samples, batch, num_classes]`."""
         ...
 

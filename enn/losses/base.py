@@ -42,6 +42,7 @@ class SingleLossFn(Protocol[Input, Output, Data]):
         state: hk.State,
         batch: Data,
         index: base.Index,
+        /,
     ) -> base.LossOutput:
         """Returns `(loss, (new_state, metrics))` with scalar loss and metrics."""
         ...
@@ -60,6 +61,7 @@ class LossFnNoState(Protocol):
         params: hk.Params,
         batch: Any,
         key: chex.PRNGKey,
+        /,
     ) -> LossOutputNoState:
         """Returns `(loss, metrics)`."""
         ...
@@ -75,6 +77,7 @@ class SingleLossFnNoState(Protocol):
         params: hk.Params,
         batch: Any,
         index: base.Index,
+        /,
     ) -> LossOutputNoState:
         """Returns `(loss, metrics)`."""
         ...

@@ -37,7 +37,7 @@ from enn.networks.utils import parse_net_output, wrap_enn_no_state_as_enn
 class FakeInputGenerator(Protocol):
     """Makes inputs at which a network is kept near its prior."""
 
-    def __call__(self, batch: ArrayBatch, key: chex.PRNGKey) -> chex.Array:
+    def __call__(self, batch: ArrayBatch, key: chex.PRNGKey, /) -> chex.Array:
         """Returns inputs for `batch`, drawn with `key`."""
         ...
 

@@ -28,7 +28,7 @@ import numpy as np
 class MetricCalculator(Protocol):
     """A metric of one batch."""
 
-    def __call__(self, logits: chex.Array, labels: chex.Array, /) -> chex.Array:
+    def __call__(self, logits: chex.Array, labels: chex.Array, /) -> jax.Array:
         """Returns a scalar.
 
         Args:
@@ -43,7 +43,7 @@ class MetricCalculator(Protocol):
 class PerExampleMetric(Protocol):
     """A metric of each row of a batch."""
 
-    def __call__(self, logits: chex.Array, labels: chex.Array, /) -> chex.Array:
+    def __call__(self, logits: chex.Array, labels: chex.Array, /) -> jax.Array:
         """Returns `[batch]`; arguments as for `MetricCalculator`."""
         ...
 

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import chex
 import haiku as hk
@@ -50,15 +50,15 @@ class OutputWithPrior(_OutputFields):
         return jnp.zeros_like(train)
 
     @property
-    def preds(self) -> chex.Array:
+    def preds(self) -> jax.Array:
         """Predictions: `train + stop_gradient(prior)`, so the prior never trains."""
-        return self.train + jax.lax.stop_gradient(self.prior)
+        return jnp.add(self.train, jax.lax.stop_gradient(self.prior))
 
 
-Output = chex.Array | OutputWithPrior
+Output: TypeAlias = jax.Array | OutputWithPrior
 
 
-def parse_net_output(net_out: Output) -> chex.Array:
+def parse_net_output(net_out: Output) -> jax.Array:
     """Returns the predictions of an `OutputWithPrior`, or the plain array itself.
 
     Raises:
@@ -118,7 +118,7 @@ class ApplyNoState(Protocol):
     """Forward pass of an ENN without network state."""
 
     def __call__(
-        self, params: hk.Params, inputs: chex.Array, index: base.Index
+        self, params: hk.Params, inputs: chex.Array, index: base.Index, /
     ) -> Output:
         """Returns the output at `inputs` for one `index`."""
         ...
@@ -129,7 +129,7 @@ class InitNoState(Protocol):
     """Initialisation of an ENN without network state."""
 
     def __call__(
-        self, rng_key: chex.PRNGKey, inputs: chex.Array, index: base.Index
+        self, rng_key: chex.PRNGKey, inputs: chex.Array, index: base.Index, /
     ) -> hk.Params:
         """Returns initial parameters for inputs shaped like `inputs`."""
         ...

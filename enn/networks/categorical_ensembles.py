@@ -35,7 +35,7 @@ class CatOutputWithPrior(OutputWithPrior):
         return jnp.zeros(train.shape[:-1], train.dtype)
 
     @property
-    def preds(self) -> chex.Array:
+    def preds(self) -> jax.Array:
         """Predictions Σ_a softmax(train)_a · atom_a + stop_gradient(prior).
 
         `[batch, num_outputs]`, behind the axes of `jax.vmap` if there are any.

@@ -109,12 +109,12 @@ def make_optimized_forward(
 
     def forward(
         params: hk.Params, state: hk.State, inputs: Any, key: chex.PRNGKey | None = None
-    ) -> chex.Array:
+    ) -> jax.Array:
         key = fixed_key if key is None else key
         base_out, _ = base_enn.apply(params, state, inputs, key)
         head_inputs = parse_base_network(base_out)
 
-        def predict(sample_key: chex.PRNGKey) -> chex.Array:
+        def predict(sample_key: chex.PRNGKey) -> jax.Array:
             _, head_key = _split(sample_key, independent_keys)
             head_index = head_enn.indexer(head_key)
             out, _ = head_enn.apply(params, state, head_inputs, head_index)

@@ -27,7 +27,7 @@ class EnnBatchFwd(Protocol[Input]):
         state: hk.State,
         inputs: Input,
         key: chex.PRNGKey | None = None,
-    ) -> chex.Array:
+    ) -> jax.Array:
         """Returns predictions `[num_enn_samples, batch, num_outputs]`.
 
         Args:
@@ -72,7 +72,7 @@ def make_batch_fwd(
         state: hk.State,
         inputs: Any,
         key: chex.PRNGKey | None = None,
-    ) -> chex.Array:
+    ) -> jax.Array:
         indices = fixed_indices if key is None else draw(key)
         return predict_at_indices(enn, params, state, inputs, indices, batch_z)
 
@@ -80,10 +80,10 @@ def make_batch_fwd(
 
 
 def compile_forward(
-    forward: Callable[..., chex.Array],
+    forward: Callable[..., jax.Array],
     indexer: base.EpistemicIndexer,
     mesh: jax.sharding.Mesh | None,
-) -> Callable[..., chex.Array]:
+) -> Callable[..., jax.Array]:
     """Returns a forward pass at many indices, compiled for one device or for a mesh.
 
     On a mesh, rows of the inputs are sharded over its axis `data`, and indices and the
@@ -110,7 +110,7 @@ def compile_forward(
     @functools.wraps(forward)
     def on_mesh(
         params: hk.Params, state: hk.State, inputs: Any, *args: Any, **kwargs: Any
-    ) -> chex.Array:
+    ) -> jax.Array:
         params, state, inputs, args, kwargs = _sharding.untyped(
             (params, state, inputs, args, kwargs)
         )
@@ -129,7 +129,7 @@ def predict_at_indices(
     inputs: Any,
     indices: base.Index,
     batch_z: int | None = None,
-) -> chex.Array:
+) -> jax.Array:
     """Returns the predictions at stacked indices, `[num_indices, batch, ...]`.
 
     What does not depend on the index is computed once, and every member of an

@@ -35,7 +35,7 @@ class BaseExperiment(abc.ABC):
         """Returns the network's output at `inputs`, at the index drawn with `key`."""
 
     @abc.abstractmethod
-    def loss(self, batch: Any, key: chex.PRNGKey) -> chex.Array:
+    def loss(self, batch: Any, key: chex.PRNGKey) -> jax.Array:
         """Returns the loss on `batch`."""
 
 

@@ -178,7 +178,7 @@ class MultilossExperiment(BaseExperiment):
         """Returns the network's output at `inputs`, at the index drawn with `key`."""
         return self._run.predict(inputs, key)
 
-    def loss(self, batch: Any, key: chex.PRNGKey) -> chex.Array:
+    def loss(self, batch: Any, key: chex.PRNGKey) -> jax.Array:
         """Returns the first loss on `batch`."""
         return self._run.loss(as_batch(batch), key)
 

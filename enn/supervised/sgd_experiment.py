@@ -126,7 +126,7 @@ class Experiment(BaseExperiment):
         logger: loggers.Logger | None = None,
         train_log_freq: int | None = 1,
         eval_datasets: Mapping[str, Data] | None = None,
-        eval_metrics: dict[str, metrics.MetricCalculator] | None = None,
+        eval_metrics: Mapping[str, metrics.MetricCalculator] | None = None,
         eval_enn_samples: int = 100,
         eval_log_freq: int | None = 1,
         init_x: chex.Array | None = None,
@@ -215,7 +215,7 @@ class Experiment(BaseExperiment):
         """Returns the network's output at `inputs`, at the index drawn with `key`."""
         return self._run.predict(inputs, key)
 
-    def loss(self, batch: Any, key: chex.PRNGKey) -> chex.Array:
+    def loss(self, batch: Any, key: chex.PRNGKey) -> jax.Array:
         """Returns the loss on `batch`."""
         return self._run.loss(as_batch(batch), key)
 

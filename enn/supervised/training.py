@@ -230,7 +230,7 @@ class TrainingRun:
             out = self._predict(self.state, inputs, key)
         return out if self.mesh is None else _sharding.retyped(out)
 
-    def loss(self, batch: Any, key: chex.PRNGKey) -> chex.Array:
+    def loss(self, batch: Any, key: chex.PRNGKey) -> jax.Array:
         """Returns the (first) loss on `batch`."""
         if self.mesh is not None:
             batch, key = _sharding.untyped((batch, key))

@@ -30,6 +30,7 @@ class EpinetApplyWithState(Protocol):
         inputs: chex.Array,
         index: base.Index,
         hidden: chex.Array,
+        /,
     ) -> tuple[OutputWithPrior, hk.State]:
         """Returns the output at `inputs` and `hidden`, and the new state."""
         ...
@@ -45,6 +46,7 @@ class EpinetInitWithState(Protocol):
         inputs: chex.Array,
         index: base.Index,
         hidden: chex.Array,
+        /,
     ) -> tuple[hk.Params, hk.State]:
         """Returns initial parameters and state."""
         ...
