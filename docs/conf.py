@@ -40,6 +40,7 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_member_order = "groupwise"
 autodoc_preserve_defaults = True
+napoleon_custom_sections = [("Further attributes", "Attributes")]
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False

@@ -82,8 +82,26 @@ def test_epinet_demo() -> None:
     assert _num_pictures(notebook) == 2
 
 
+def test_joint_predictions() -> None:
+    notebook = _run("joint_predictions")
+    rows = re.findall(r"(\w+)_inputs, d = (\d+)((?:\s+[\d.]+){5})", _text(notebook))
+    last = {(kind, int(dim)): float(row.split()[-1]) for kind, dim, row in rows}
+    assert len(last) == 6
+    # At tau = 20: Bayes is told from the marginal agent by two inputs in any dimension.
+    assert last["random", 2] < 0.5 < 0.9 < last["random", 100]
+    assert max(last["dyadic", dim] for dim in (2, 10, 100)) < 0.5
+    # One input tells nothing.
+    assert all(row.split()[0] == "1.00" for _, _, row in rows)
+    assert _num_pictures(notebook) == 1
+
+
 @pytest.mark.parametrize(
-    ("name", "extras"), [("enn_demo", "demo"), ("epinet_demo", "demo,checkpoints")]
+    ("name", "extras"),
+    [
+        ("enn_demo", "demo"),
+        ("epinet_demo", "demo,checkpoints"),
+        ("joint_predictions", "demo"),
+    ],
 )
 def test_first_cell_installs_from_git_on_colab_and_nothing_elsewhere(
     name: str, extras: str, monkeypatch: pytest.MonkeyPatch
@@ -100,7 +118,7 @@ def test_first_cell_installs_from_git_on_colab_and_nothing_elsewhere(
     assert installs == [f'install --quiet "enn[{extras}] @ git+{repository}"']
 
 
-@pytest.mark.parametrize("name", ["enn_demo", "epinet_demo"])
+@pytest.mark.parametrize("name", ["enn_demo", "epinet_demo", "joint_predictions"])
 def test_stored_notebook_is_small_has_run_in_order_and_without_errors(
     name: str,
 ) -> None:

@@ -87,14 +87,36 @@ def write_pages(app: Sphinx) -> None:
     """Writes a page for each package into docs/api, where it has changed."""
     folder = pathlib.Path(app.srcdir) / "api"
     folder.mkdir(exist_ok=True)
-    for page, modules in public_names().items():
+    pages = public_names()
+    texts = {"original_names": _original_names(pages)}
+    for page, modules in pages.items():
         directives = []
         for path, names in modules.items():
             directives += _directives(path, names)
-        text = PAGE.format(title=f"enn.{page}", directives="\n".join(directives))
+        texts[page] = PAGE.format(title=f"enn.{page}", directives="\n".join(directives))
+    for page, text in texts.items():
         file = folder / f"{page}.md"
         if not file.exists() or file.read_text() != text:
             file.write_text(text)
+
+
+def _original_names(pages: dict[str, dict[str, list[str]]]) -> str:
+    """Returns a page that links every name of the original to what it is here."""
+    targets = {
+        id(getattr(importlib.import_module(path), name)): f"{path}.{name}"
+        for modules in pages.values()
+        for path, names in modules.items()
+        for name in names
+    }
+    count = sum(map(len, ORIGINAL_NAMES.values()))
+    lines = ["# Names of the original `enn`", ""]
+    lines += [f"All {count} public names of `enn` 0.1.0 are where they were.", ""]
+    lines += ["| module | name | in this reference |", "|---|---|---|"]
+    for module, names in ORIGINAL_NAMES.items():
+        for name in names:
+            target = targets[id(getattr(importlib.import_module(module), name))]
+            lines += [f"| `{module}` | `{name}` | {{py:obj}}`{target}` |"]
+    return "\n".join([*lines, ""])
 
 
 def _directives(path: str, names: list[str]) -> list[str]:
