@@ -31,7 +31,18 @@ LossOutput = tuple[chex.Array, tuple[hk.State, LossMetrics]]
 
 @runtime_checkable
 class EpistemicIndexer(Protocol):
-    """Draws one epistemic index from the reference distribution P_Z."""
+    """Draws one epistemic index from the reference distribution P_Z.
+
+    >>> import jax
+    >>> from enn import base, utils
+    >>> def coin(key):
+    ...     return jax.random.bernoulli(key).astype(int)
+    >>> isinstance(coin, base.EpistemicIndexer)
+    True
+    >>> draw = utils.make_batch_indexer(coin, 1000)
+    >>> round(float(draw(jax.random.key(0)).mean()), 1)
+    0.5
+    """
 
     def __call__(self, key: chex.PRNGKey, /) -> Index:
         """Returns the index drawn with `key`; works under `jax.jit` and `jax.vmap`."""
@@ -68,6 +79,18 @@ class EpistemicNetwork(Generic[Input, Output]):
     and hashes by identity, so that a network can be a static argument of
     `jax.jit`. For `isinstance`, use this class and not its subscripted aliases.
 
+    >>> import jax, numpy as np
+    >>> from enn import base, networks
+    >>> def apply(params, state, inputs, index):  # f(x, z) = x·(w + z)
+    ...     return inputs @ (params["w"] + index)[:, None], state
+    >>> def init(key, inputs, index):
+    ...     return {"w": np.ones(inputs.shape[1])}, {}
+    >>> enn = base.EpistemicNetwork(apply, init, networks.GaussianIndexer(2))
+    >>> x, z = np.array([[1.0, 10.0]]), np.array([0.5, 0.25])
+    >>> params, state = enn.init(jax.random.key(0), x, z)
+    >>> print(enn.apply(params, state, x, z)[0])
+    [[14.]]
+
     Attributes:
       apply: `(params, state, inputs, index) -> (output, new_state)`. Takes no random
         key: a network with randomness of its own uses the index as its key.
@@ -97,7 +120,21 @@ class EpistemicNetwork(Generic[Input, Output]):
 
 @runtime_checkable
 class LossFn(Protocol[_InputContra, _OutputCo, _DataContra]):
-    """Loss of an ENN on a batch, a function of one random key."""
+    """Loss of an ENN on a batch, a function of one random key.
+
+    >>> import jax, numpy as np
+    >>> from enn import base, datasets, networks
+    >>> def loss_fn(enn, params, state, batch, key):
+    ...     out, state = enn.apply(params, state, batch.x, enn.indexer(key))
+    ...     return ((out - batch.y) ** 2).mean(), (state, {"largest": out.max()})
+    >>> def apply(params, state, x, z):
+    ...     return params * x, state
+    >>> enn = base.EpistemicNetwork(apply, None, networks.PrngIndexer())
+    >>> batch = datasets.ArrayBatch(x=np.array([[1.0], [2.0]]), y=np.zeros([2, 1]))
+    >>> loss, (state, metrics) = loss_fn(enn, 1.0, {}, batch, jax.random.key(0))
+    >>> float(loss), float(metrics["largest"])
+    (2.5, 2.0)
+    """
 
     def __call__(
         self,

@@ -27,6 +27,16 @@ class OutputWithPrior(_OutputFields):
 
     A pytree that keeps its type through `jax.vmap`, `jax.tree.map` and `_replace`.
 
+    >>> import jax, numpy as np
+    >>> from enn import networks
+    >>> def prediction(train, prior):
+    ...     return networks.OutputWithPrior(train, prior).preds[0, 0]
+    >>> train, prior = np.array([[1.0]]), np.array([[0.5]])
+    >>> float(prediction(train, prior))
+    1.5
+    >>> jax.grad(prediction, argnums=(0, 1))(train, prior)  # The prior never trains.
+    (Array([[1.]], dtype=float32), Array([[0.]], dtype=float32))
+
     Attributes:
       train: trainable part, `[batch, num_outputs]`.
       prior: fixed part, of the shape of the predictions; zeros if left out.
@@ -61,6 +71,14 @@ Output: TypeAlias = jax.Array | OutputWithPrior
 def parse_net_output(net_out: Output) -> jax.Array:
     """Returns the predictions of an `OutputWithPrior`, or the plain array itself.
 
+    >>> import numpy as np
+    >>> from enn import networks
+    >>> train, prior = np.array([[1.0]]), np.array([[0.5]])
+    >>> print(networks.parse_net_output(networks.OutputWithPrior(train, prior)))
+    [[1.5]]
+    >>> print(networks.parse_net_output(train))
+    [[1.]]
+
     Raises:
       TypeError: for a plain tuple.
     """
@@ -79,6 +97,12 @@ def _check_not_tuple(net_out: Any) -> None:
 
 def parse_to_output_with_prior(net_out: Output) -> OutputWithPrior:
     """Returns an `OutputWithPrior` as it is, and a plain array with a zero prior.
+
+    >>> import numpy as np
+    >>> from enn import networks
+    >>> out = networks.parse_to_output_with_prior(np.array([[1.0]]))
+    >>> print(out.train, out.prior)
+    [[1.]] [[0.]]
 
     Raises:
       TypeError: for a plain tuple.
@@ -137,7 +161,20 @@ class InitNoState(Protocol):
 
 @dataclasses.dataclass(eq=False)
 class EnnNoState:
-    """An epistemic network without network state; see `enn.base.EpistemicNetwork`."""
+    """An epistemic network without network state; see `enn.base.EpistemicNetwork`.
+
+    >>> import jax, numpy as np
+    >>> from enn import networks
+    >>> enn = networks.EnnNoState(
+    ...     apply=lambda params, inputs, index: params * inputs + index,
+    ...     init=lambda key, inputs, index: 2.0,
+    ...     indexer=networks.EnsembleIndexer(3),
+    ... )
+    >>> x = np.array([[1.0]])
+    >>> params = enn.init(jax.random.key(0), x, 0)
+    >>> print(enn.apply(params, x, 2))
+    [[4.]]
+    """
 
     apply: ApplyNoState
     init: InitNoState

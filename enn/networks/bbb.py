@@ -27,6 +27,14 @@ def make_bbb_enn(
     initial parameters, drawn from `seed`. Numbers follow the original `enn`: the key
     given to `init` plays no part.
 
+    >>> import jax, numpy as np
+    >>> from enn import networks
+    >>> x = np.ones([3, 2])
+    >>> enn = networks.make_bbb_enn([4, 1], dummy_input=x)
+    >>> index = enn.indexer(jax.random.key(0))
+    >>> len(index)  # 2 · 4 + 4 + 4 · 1 + 1 parameters
+    17
+
     Args:
       base_output_sizes: width of every layer; the last is the number of outputs.
       dummy_input: array shaped like an input batch.

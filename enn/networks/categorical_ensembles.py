@@ -22,6 +22,14 @@ from enn.networks.priors import EnnWithAdditivePrior, GpGamma
 class CatOutputWithPrior(OutputWithPrior):
     """Output of a categorical regression, whose predictions are expected values.
 
+    >>> import numpy as np
+    >>> from enn import networks
+    >>> extra = {"atoms": np.array([0.0, 1.0, 5.0])}
+    >>> logits = np.log([[[0.5, 0.25, 0.25]]])  # [batch, num_outputs, num_atoms]
+    >>> out = networks.CatOutputWithPrior(logits, prior=np.array([[10.0]]), extra=extra)
+    >>> print(out.preds)  # ¼ · 1 + ¼ · 5 + 10
+    [[11.5]]
+
     Attributes:
       train: logits over the atoms, `[batch, num_outputs, num_atoms]`.
       prior: fixed part of the predictions, `[batch, num_outputs]`; zeros if left out.
@@ -49,6 +57,14 @@ class CatOutputWithPrior(OutputWithPrior):
 
 class CategoricalRegressionMLP(hk.Module):
     """An MLP with logits over fixed values for every output; inputs are flattened.
+
+    >>> import haiku as hk, jax, numpy as np
+    >>> from enn import networks
+    >>> def forward(x):
+    ...     return networks.CategoricalRegressionMLP([1], atoms=np.array([0.0, 4.0]))(x)
+    >>> net, x = hk.transform(forward), np.zeros([1, 2])  # x = 0: equal logits
+    >>> print(net.apply(net.init(jax.random.key(0), x), None, x).preds)
+    [[2.]]
 
     Args:
       output_sizes: width of every layer; the last is the number of outputs.
@@ -109,6 +125,17 @@ class CatMLPEnsembleGpPrior(EnnWithAdditivePrior):
     Numbers follow the original `enn`: a GP has one output, which is added to all
     outputs of the network.
 
+    >>> import jax, numpy as np
+    >>> from enn import networks
+    >>> x, atoms = np.ones([3, 2]), np.linspace(-1, 1, 5)
+    >>> enn = networks.CatMLPEnsembleGpPrior([1], atoms, 2, num_ensemble=2, num_feat=8)
+    >>> params, state = enn.init(jax.random.key(0), x, 0)
+    >>> out, _ = enn.apply(params, state, x, 1)
+    >>> bool(
+    ...     (abs(out.preds - out.prior) <= 1).all()
+    ... )  # Between the atoms, and the prior
+    True
+
     Args:
       output_sizes: width of every layer; the last is the number of outputs.
       atoms: the values, `[num_atoms]`.
@@ -145,6 +172,17 @@ class CatMLPEnsembleMlpPrior(EnnWithAdditivePrior):
     """A `CatMLPEnsemble` with a fixed random MLP for every member as prior function.
 
     The prior adds to the expected values, not to the logits.
+
+    >>> import jax, numpy as np
+    >>> from enn import networks
+    >>> x, atoms = np.ones([3, 2]), np.linspace(-1, 1, 5)
+    >>> enn = networks.CatMLPEnsembleMlpPrior([1], atoms, x, num_ensemble=2)
+    >>> params, state = enn.init(jax.random.key(0), x, 0)
+    >>> out, _ = enn.apply(params, state, x, 1)
+    >>> bool(
+    ...     (abs(out.preds - out.prior) <= 1).all()
+    ... )  # Between the atoms, and the prior
+    True
 
     Args:
       output_sizes: width of every layer, of the priors as well; the last is the

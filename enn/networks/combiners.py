@@ -29,6 +29,16 @@ def combine_naive_enn(
     base does not use its key, it runs once under `jax.vmap` over indices. Parameters
     and state of the two parts lie side by side, under the names of their modules.
 
+    >>> import haiku as hk, jax, numpy as np
+    >>> from enn import networks
+    >>> trunk = networks.wrap_net_fn_as_enn(lambda x: hk.Linear(1, name="trunk")(x))
+    >>> head = networks.wrap_net_fn_as_enn(lambda x: hk.Linear(1, name="head")(x))
+    >>> enn = networks.combine_naive_enn(head_enn=head, base_enn=trunk)
+    >>> double = {"w": np.array([[2.0]]), "b": np.ones(1)}  # 2 h + 1
+    >>> params = {"trunk": double, "head": double}
+    >>> print(enn.apply(params, {}, np.array([[5.0]]), jax.random.key(0))[0])
+    [[23.]]
+
     Args:
       head_enn: network on the parsed output of the base.
       base_enn: network whose index is a PRNG key.
@@ -86,6 +96,16 @@ def make_optimized_forward(
 
     Sample i equals that of `combine_naive_enn` at the index `split(key)[i]`, if the
     base does not use its key. The new network state is discarded.
+
+    >>> import haiku as hk, jax, numpy as np
+    >>> from enn import base, networks
+    >>> def apply(params, state, inputs, index):  # Member k adds k.
+    ...     return inputs + index, state
+    >>> head = base.EpistemicNetwork(apply, None, networks.EnsembleIndexer(3))
+    >>> trunk = networks.wrap_net_fn_as_enn(lambda x: 10 * x)
+    >>> forward = networks.make_optimized_forward(head, trunk, 100, jax.random.key(0))
+    >>> set(forward({}, {}, np.array([[1.0]])).ravel().tolist())
+    {10.0, 11.0, 12.0}
 
     Args:
       head_enn: network on the parsed output of the base.

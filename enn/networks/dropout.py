@@ -60,6 +60,17 @@ class MLPDropoutENN(EnnArray):
     inputs the first layer does not depend on the index: under `jax.vmap` over
     indices it is computed once.
 
+    >>> import jax, numpy as np
+    >>> from enn import networks
+    >>> enn = networks.MLPDropoutENN([50, 1], dropout_rate=0.5)
+    >>> x, key = np.ones([3, 2]), jax.random.key(0)
+    >>> params, state = enn.init(key, x, key)
+    >>> out, other = (enn.apply(params, state, x, jax.random.key(i))[0] for i in (1, 2))
+    >>> bool((out == out[:1]).all())  # Rows share a mask: one index is one function.
+    True
+    >>> bool((out == other).any())
+    False
+
     Args:
       output_sizes: width of every layer; the last is the number of outputs.
       dropout_rate: probability of dropping a unit, in [0, 1).

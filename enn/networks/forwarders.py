@@ -52,6 +52,17 @@ def make_batch_fwd(
     as optional fourth argument of the result draws others. The new network state is
     discarded.
 
+    >>> import numpy as np
+    >>> from enn import base, networks
+    >>> def apply(params, state, inputs, index):  # f(x, z) = x z
+    ...     return inputs @ index[:, None], state
+    >>> enn = base.EpistemicNetwork(apply, None, networks.GaussianIndexer(1))
+    >>> forward = networks.make_batch_fwd(enn, num_enn_samples=100)
+    >>> samples = forward({}, {}, np.array([[1.0], [10.0]]))  # [100, 2, 1]
+    >>> near, far = samples.std(axis=0)[:, 0]
+    >>> round(float(far / near), 3)
+    10.0
+
     Args:
       enn: the network to evaluate.
       num_enn_samples: how many indices.
@@ -134,6 +145,17 @@ def predict_at_indices(
 
     What does not depend on the index is computed once, and every member of an
     ensemble runs at most once. The new network state is discarded.
+
+    >>> import numpy as np
+    >>> from enn import base, networks
+    >>> def apply(params, state, inputs, index):  # f(x, z) = x z
+    ...     return inputs @ index[:, None], state
+    >>> enn = base.EpistemicNetwork(apply, None, networks.GaussianIndexer(1))
+    >>> x, indices = np.array([[1.0], [10.0]]), np.array([[2.0], [3.0], [4.0]])
+    >>> print(networks.predict_at_indices(enn, {}, {}, x, indices)[:, :, 0])
+    [[ 2. 20.]
+     [ 3. 30.]
+     [ 4. 40.]]
 
     Args:
       enn: the network to evaluate.

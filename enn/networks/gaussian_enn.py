@@ -53,6 +53,15 @@ class GaussianNoiseEnn(EnnArray):
     index: under `jax.vmap` over indices it is computed once. A module with
     randomness of its own draws from the same sequence of keys as the noise.
 
+    >>> import haiku as hk, numpy as np
+    >>> from enn import networks
+    >>> enn = networks.GaussianNoiseEnn(lambda: hk.Linear(1))
+    >>> bias = (np.array([3.0]), np.array([0.5]))  # N(3, 0.5²)
+    >>> params = {"linear": {"w": np.zeros([2, 1]), "b": bias}}
+    >>> samples = networks.make_batch_fwd(enn, 1000)(params, {}, np.ones([1, 2]))
+    >>> round(float(samples.mean()), 1), round(float(samples.std()), 1)
+    (3.0, 0.5)
+
     Args:
       module_ctor: makes the module; called inside a Haiku transform.
       init_scale: initial scale of the noise.
@@ -73,6 +82,15 @@ class GaussianNoiseEnn(EnnArray):
 
 class GaussianNoiseMLP(GaussianNoiseEnn):
     """An MLP with noise on its biases; see `GaussianNoiseEnn`.
+
+    >>> import jax, numpy as np
+    >>> from enn import networks
+    >>> enn = networks.GaussianNoiseMLP([4, 1], init_scale=0.5)
+    >>> x, key = np.ones([3, 2]), jax.random.key(0)
+    >>> params, _ = enn.init(key, x, key)
+    >>> bias, scale = params["mlp/~/linear_1"]["b"]
+    >>> print(bias, scale)
+    [0.] [0.5]
 
     Args:
       output_sizes: width of every layer; the last is the number of outputs.

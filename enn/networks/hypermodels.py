@@ -56,6 +56,20 @@ def hypermodel_module(
     Linear: every leaf of θ(z) is a linear layer on torso(z). Diagonal:
     θ(z) = softplus(w) ⊙ z + b, with an index of one entry for every base parameter.
 
+    >>> import haiku as hk, jax, numpy as np
+    >>> from enn import networks
+    >>> net = hk.without_apply_rng(hk.transform(lambda x: hk.Linear(1)(x)))
+    >>> x, z = np.ones([3, 2]), np.zeros(3)  # As many entries as parameters.
+    >>> module = networks.hypermodel_module(
+    ...     net, x, diagonal_linear_hyper=True, scale=False
+    ... )
+    >>> enn = networks.epistemic_network_from_module(
+    ...     module, networks.GaussianIndexer(3)
+    ... )
+    >>> out, _ = enn.apply(*enn.init(jax.random.key(0), x, z), x, z)
+    >>> np.allclose(out, net.apply(net.init(jax.random.PRNGKey(0), x), x))  # θ(0) = b
+    True
+
     Args:
       transformed_base: the base network, a pair without apply-rng.
       dummy_input: array shaped like an input batch.
@@ -218,6 +232,19 @@ class PriorMLPIndependentLayers(EpistemicModule):
     entries than there are layers: then every layer sees all of it. Inputs are
     flattened.
 
+    >>> import jax, numpy as np
+    >>> from enn import networks
+    >>> def module():
+    ...     return networks.PriorMLPIndependentLayers([1], index_dim=4)
+    >>> enn = networks.epistemic_network_from_module(
+    ...     module, networks.GaussianIndexer(4)
+    ... )
+    >>> x, z = np.ones([3, 2]), np.array([1.0, 2.0, 3.0, 4.0])
+    >>> params, state = enn.init(jax.random.key(0), x, z)
+    >>> out, opposite = (enn.apply(params, state, x, index)[0] for index in (z, -z))
+    >>> np.allclose(out, -opposite)  # A layer is linear in its part of the index.
+    True
+
     Args:
       output_sizes: width of every layer; the last is the number of outputs.
       index_dim: size of the index; earlier layers get the larger parts.
@@ -329,6 +356,16 @@ class MLPHypermodel(EnnArray):
     """A base network whose parameters an MLP generates from the index.
 
     Parameters are generated once for an index, whatever the size of the batch.
+
+    >>> import haiku as hk, jax, numpy as np
+    >>> from enn import networks
+    >>> net = hk.without_apply_rng(hk.transform(lambda x: hk.Linear(1)(x)))
+    >>> x, indexer = np.ones([3, 2]), networks.GaussianIndexer(4)
+    >>> enn = networks.MLPHypermodel(net, x, indexer, return_generated_params=True)
+    >>> key, z = jax.random.key(0), indexer(jax.random.key(1))
+    >>> out, _ = enn.apply(*enn.init(key, x, z), x, z)
+    >>> np.allclose(out.preds, net.apply(out.extra["base_net_params"], x))  # θ(z)
+    True
 
     Args:
       transformed_base: the base network, a pair without apply-rng.

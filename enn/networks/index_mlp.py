@@ -32,6 +32,20 @@ class ConcatIndexMLP(EpistemicModule):
     What depends on the inputs alone is kept apart from the index: under `jax.vmap`
     over indices it is computed once. Inputs are flattened.
 
+    >>> import haiku as hk, jax, numpy as np
+    >>> from enn import networks
+    >>> def forward(x, z):
+    ...     return networks.ConcatIndexMLP([4, 4, 1], index_dim=3, variance_dim=20)(
+    ...         x, z
+    ...     )
+    >>> init, x, z = hk.transform(forward).init, np.ones([3, 2]), np.ones(3)
+    >>> params = jax.eval_shape(init, jax.random.key(0), x, z)
+    >>> layers = [params[f"concat_index_mlp/linear{i}"] for i in ("", "_1")]
+    >>> [
+    ...     layer["w"].shape for layer in layers
+    ... ]  # Two inputs or four units, and the index
+    [(5, 4), (7, 4)]
+
     Args:
       output_sizes: width of every layer; the last is the number of outputs.
       index_dim: size of the index.
@@ -75,6 +89,15 @@ class ConcatIndexMLP(EpistemicModule):
 class IndexMLPEnn(EnnArray):
     """An MLP on inputs and index, z = [1, ε] with E‖ε‖² = 1; see `ConcatIndexMLP`.
 
+    >>> import jax, numpy as np
+    >>> from enn import networks
+    >>> enn = networks.IndexMLPEnn([4, 1], index_dim=3)
+    >>> x, z = np.ones([3, 2]), enn.indexer(jax.random.key(0))
+    >>> params, state = enn.init(jax.random.key(0), x, z)
+    >>> out, _ = enn.apply(params, state, x, z)
+    >>> float(z[0]), out.train.shape, out.extra["log_var"].shape
+    (1.0, (3, 1), (3, 1))
+
     Args:
       output_sizes: width of every layer; the last is the number of outputs.
       index_dim: size of the index.
@@ -101,6 +124,15 @@ class IndexMLPWithGpPrior(EnnWithAdditivePrior):
 
     The GPs take the random entries of the index; its leading one has no prior. They
     do not depend on the index: under `jax.vmap` over indices they are computed once.
+
+    >>> import jax, numpy as np
+    >>> from enn import networks
+    >>> enn = networks.IndexMLPWithGpPrior([4, 1], input_dim=2, num_prior=2, num_feat=8)
+    >>> x, mean_index = np.ones([3, 2]), np.array([1.0, 0.0, 0.0])
+    >>> params, state = enn.init(jax.random.key(0), x, mean_index)
+    >>> out, _ = enn.apply(params, state, x, mean_index)
+    >>> bool((out.prior == 0).all())  # Σ_j z_j f_j, without the leading entry of z
+    True
 
     Args:
       output_sizes: width of every layer; the last is the number of outputs.

@@ -19,7 +19,14 @@ THREEFRY = "threefry2x32"
 
 
 class PrngIndexer(base.EpistemicIndexer):
-    """The index is the key itself, for networks that draw their own randomness."""
+    """The index is the key itself, for networks that draw their own randomness.
+
+    >>> import jax
+    >>> from enn import networks
+    >>> key = jax.random.key(0)
+    >>> networks.PrngIndexer()(key) is key
+    True
+    """
 
     def __call__(self, key: chex.PRNGKey) -> base.Index:
         return key
@@ -60,6 +67,16 @@ def as_threefry(key: chex.PRNGKey) -> chex.PRNGKey:
 class EnsembleIndexer(base.EpistemicIndexer):
     """Uniform over the members of an ensemble: an int32 scalar in [0, num_ensemble).
 
+    >>> import jax
+    >>> from enn import networks, utils
+    >>> draw = utils.make_batch_indexer(networks.EnsembleIndexer(3), 100)
+    >>> set(draw(jax.random.key(0)).tolist())
+    {0, 1, 2}
+    >>> networks.EnsembleIndexer(0)
+    Traceback (most recent call last):
+        ...
+    ValueError: num_ensemble must be an integer >= 1, got 0.
+
     Raises:
       ValueError: if `num_ensemble` is not an integer >= 1.
     """
@@ -89,6 +106,13 @@ class IsotropicIndexer(_VectorIndexer):
 class GaussianIndexer(IsotropicIndexer):
     """Standard normal, `[index_dim]`.
 
+    >>> import jax
+    >>> from enn import networks, utils
+    >>> draw = utils.make_batch_indexer(networks.GaussianIndexer(4), 1000)
+    >>> z = draw(jax.random.key(0))  # [1000, 4]
+    >>> round(float((z**2).sum(axis=1).mean()))  # E‖z‖² = 4
+    4
+
     Raises:
       ValueError: if `index_dim` is not an integer >= 1.
     """
@@ -100,6 +124,13 @@ class GaussianIndexer(IsotropicIndexer):
 @dataclasses.dataclass(frozen=True)
 class ScaledGaussianIndexer(_VectorIndexer):
     """Normal with E‖z‖² = index_scale², `[index_dim]`.
+
+    >>> import jax
+    >>> from enn import networks, utils
+    >>> indexer = networks.ScaledGaussianIndexer(4, index_scale=3.0)
+    >>> z = utils.make_batch_indexer(indexer, 1000)(jax.random.key(0))  # [1000, 4]
+    >>> round(float((z**2).sum(axis=1).mean()))  # E‖z‖² = 3²
+    9
 
     Raises:
       ValueError: if `index_dim` is not an integer >= 1.
@@ -115,6 +146,14 @@ class ScaledGaussianIndexer(_VectorIndexer):
 @dataclasses.dataclass(frozen=True)
 class GaussianWithUnitIndexer(_VectorIndexer):
     """A one, then a normal vector of expected squared norm 1: `[index_dim]`.
+
+    >>> import jax
+    >>> from enn import networks
+    >>> indexer = networks.GaussianWithUnitIndexer(3)
+    >>> print(indexer.mean_index)
+    [1. 0. 0.]
+    >>> float(indexer(jax.random.key(0))[0])
+    1.0
 
     Raises:
       ValueError: if `index_dim` is not an integer >= 1.
@@ -177,6 +216,15 @@ class SignedAxisIndexer(IsotropicIndexer):
 class CubeIndexer(IsotropicIndexer):
     """Uniform over the corners {-1, 1}^index_dim of a cube: E zzᵀ = I, `[index_dim]`.
 
+    >>> import jax, numpy as np
+    >>> from enn import networks, utils
+    >>> draw = utils.make_batch_indexer(networks.CubeIndexer(2), 100)
+    >>> print(np.unique(draw(jax.random.key(0)), axis=0))
+    [[-1. -1.]
+     [-1.  1.]
+     [ 1. -1.]
+     [ 1.  1.]]
+
     Raises:
       ValueError: if `index_dim` is not an integer >= 1.
     """
@@ -188,6 +236,12 @@ class CubeIndexer(IsotropicIndexer):
 @dataclasses.dataclass(frozen=True, eq=False)
 class DirichletIndexer(base.EpistemicIndexer):
     """Dirichlet with concentration `alpha`: points of the simplex, shaped like it.
+
+    >>> import jax, numpy as np
+    >>> from enn import networks
+    >>> z = networks.DirichletIndexer(np.array([1.0, 2.0, 3.0]))(jax.random.key(0))
+    >>> round(float(z.sum()), 3), bool((z > 0).all())
+    (1.0, True)
 
     Raises:
       ValueError: if `alpha` is not a vector, or an array of vectors, of positive
@@ -224,6 +278,13 @@ def make_batch_indexer(
 
     Index i is drawn with `fold_in(key, i)`: the first indices do not depend on how
     many are drawn. On a mesh they are sharded over its axis `index`.
+
+    >>> import jax
+    >>> from enn import networks, utils
+    >>> key, indexer = jax.random.key(0), networks.GaussianIndexer(2)
+    >>> few, many = (utils.make_batch_indexer(indexer, n)(key) for n in (3, 5))
+    >>> bool((few == many[:3]).all())
+    True
 
     Raises:
       ValueError: if `batch_size` is not an integer >= 1.

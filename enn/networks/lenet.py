@@ -20,6 +20,13 @@ class LeNet5(hk.Module):
     With relu and `SAME` padding (after LeCun et al., 1998, Gradient-based learning
     applied to document recognition).
 
+    >>> import haiku as hk, jax, numpy as np
+    >>> from enn import networks
+    >>> net = hk.transform(lambda x: networks.LeNet5(num_output_classes=10)(x))
+    >>> params = jax.eval_shape(net.init, jax.random.key(0), np.ones([1, 28, 28, 1]))
+    >>> hk.data_structures.tree_size(params)
+    212906
+
     Args:
       num_output_classes: number of classes.
       lenet_output_channels: channels of each convolution.
@@ -68,6 +75,15 @@ class LeNet5(hk.Module):
 
 class EnsembleLeNet5ENN(EnsembleWithState):
     """An ensemble of `LeNet5`s: the index picks a member.
+
+    >>> import jax, numpy as np
+    >>> from enn import networks
+    >>> enn = networks.EnsembleLeNet5ENN(num_output_classes=10, num_ensemble=5)
+    >>> x = np.ones([1, 28, 28, 1])
+    >>> params, _ = jax.eval_shape(enn.init, jax.random.key(0), x, 0)
+    >>> logits = params["le_net5/~/logits"]
+    >>> logits["w"].shape  # Five members, 84 features, ten classes
+    (5, 84, 10)
 
     Args:
       num_output_classes: number of classes.

@@ -167,6 +167,15 @@ def transformed_mlp(
 class ExposedMLP(hk.Module):
     """An MLP that hands out its input and the layers asked for as features.
 
+    >>> import haiku as hk, jax, numpy as np
+    >>> from enn import networks
+    >>> net = hk.transform(lambda x: networks.ExposedMLP([4, 1])(x))
+    >>> x = np.ones([3, 2])
+    >>> out = net.apply(net.init(jax.random.key(0), x), None, x)
+    >>> features = out.extra["exposed_features"]  # Two inputs, four hidden, one output
+    >>> bool((features[:, :2] == x).all()), bool((features[:, 6:] == out.train).all())
+    (True, True)
+
     Args:
       output_sizes: width of every layer.
       expose_layers: which layers to expose, one bool a layer; all by default, the
@@ -240,6 +249,21 @@ class ProjectedMLP(EpistemicModule):
     sees only the inputs is kept apart from the index, and the last layer is
     contracted with the index before it meets the hidden units: over many indices,
     both save most of the work.
+
+    >>> import jax, numpy as np
+    >>> from enn import networks
+    >>> def module():
+    ...     return networks.ProjectedMLP(
+    ...         [4], final_out=1, index_dim=2, concat_index=False
+    ...     )
+    >>> enn = networks.epistemic_network_from_module(
+    ...     module, networks.GaussianIndexer(2)
+    ... )
+    >>> x, z = np.ones([3, 2]), np.array([1.0, -2.0])
+    >>> params, state = enn.init(jax.random.key(0), x, z)
+    >>> out, twice = (enn.apply(params, state, x, index)[0] for index in (z, 2 * z))
+    >>> np.allclose(2 * out, twice)  # g(x)ᵀ z is linear in z.
+    True
 
     Args:
       hidden_sizes: widths of the hidden layers; may be empty.

@@ -41,6 +41,14 @@ def convert_enn_to_prior_fn(
 ) -> PriorFn:
     """Returns `enn` at fixed random parameters as a prior function.
 
+    >>> import haiku as hk, jax, numpy as np
+    >>> from enn import networks
+    >>> enn = networks.wrap_net_fn_as_enn(lambda x: hk.Linear(1)(x))
+    >>> x, z = np.ones([3, 2]), jax.random.key(0)
+    >>> prior_fn = networks.convert_enn_to_prior_fn(enn, x, jax.random.key(1))
+    >>> np.allclose(prior_fn(2 * x, z), 2 * prior_fn(x, z))  # A fixed linear function
+    True
+
     Args:
       enn: the network.
       dummy_input: array shaped like an input batch.
@@ -57,7 +65,13 @@ def convert_enn_to_prior_fn(
 
 
 def make_null_prior(output_dim: int) -> Callable[[chex.Array], chex.Array]:
-    """Returns `[batch, ...] -> zeros [batch, output_dim]`, in float32."""
+    """Returns `[batch, ...] -> zeros [batch, output_dim]`, in float32.
+
+    >>> import numpy as np
+    >>> from enn import networks
+    >>> print(networks.make_null_prior(2)(np.ones([1, 3])))
+    [[0. 0.]]
+    """
     _checks.positive_int("output_dim", output_dim)
 
     def null_prior(inputs: chex.Array) -> chex.Array:
@@ -78,6 +92,18 @@ def get_random_mlp_with_index(
 
     Numbers follow the original `enn`: `prior_weight_std` is the scale of the
     weights' variance, which is prior_weight_std / fan_in.
+
+    >>> import jax, numpy as np
+    >>> from enn import networks
+    >>> x, z = np.ones([3, 2]), np.ones([5])
+    >>> key, sizes = jax.random.key(0), [1]
+    >>> prior_fn = networks.get_random_mlp_with_index(
+    ...     x, z, key, sizes, prior_bias_std=0
+    ... )
+    >>> np.allclose(
+    ...     prior_fn(2 * x, 2 * z), 2 * prior_fn(x, z)
+    ... )  # One layer, no bias: linear
+    True
 
     Args:
       x_sample: array shaped like an input batch `[batch, num_features]`.
@@ -122,6 +148,15 @@ WARN = (
 class EnnWithAdditivePrior(EnnArray):
     """`enn` with `prior_scale * prior_fn(inputs, index)` added to its prior.
 
+    >>> import haiku as hk, numpy as np
+    >>> from enn import networks
+    >>> net = networks.wrap_net_fn_as_enn(lambda x: hk.Linear(1, with_bias=False)(x))
+    >>> enn = networks.EnnWithAdditivePrior(net, lambda x, z: x**2, prior_scale=0.5)
+    >>> params = {"linear": {"w": np.array([[10.0]])}}
+    >>> out, _ = enn.apply(params, {}, np.array([[2.0]]), None)
+    >>> print(out.train, out.prior, out.preds)
+    [[20.]] [[2.]] [[22.]]
+
     Args:
       enn: the network that trains.
       prior_fn: fixed function of inputs and index, `[batch, num_outputs]`.
@@ -142,7 +177,19 @@ class EnnWithAdditivePrior(EnnArray):
 
 
 class EnnNoStateWithAdditivePrior(EnnNoState):
-    """As `EnnWithAdditivePrior`, for a network without network state."""
+    """As `EnnWithAdditivePrior`, for a network without network state.
+
+    >>> import numpy as np
+    >>> from enn import networks
+    >>> indexer = networks.PrngIndexer()
+    >>> net = networks.EnnNoState(lambda params, x, z: params * x, None, indexer)
+    >>> enn = networks.EnnNoStateWithAdditivePrior(
+    ...     net, lambda x, z: x**2, prior_scale=0.5
+    ... )
+    >>> out = enn.apply(10.0, np.array([[2.0]]), None)
+    >>> print(out.train, out.prior, out.preds)
+    [[20.]] [[2.]] [[22.]]
+    """
 
     def __init__(self, enn: EnnNoState, prior_fn: PriorFn, prior_scale: float = 1.0):
         def apply_with_state(
@@ -171,6 +218,17 @@ class NetworkWithAdditivePrior(hk.Module):
     The prior's parameters are part of the trainable tree and are initialised first.
     No gradient reaches them, but penalties on all parameters, such as weight decay,
     still move them; a warning, logged once, says so.
+
+    >>> import haiku as hk, numpy as np
+    >>> from enn import networks
+    >>> def forward(x):
+    ...     net, prior = hk.Linear(1, name="net"), hk.Linear(1, name="prior")
+    ...     return networks.NetworkWithAdditivePrior(net, prior, prior_scale=0.5)(x)
+    >>> one = {"w": np.array([[1.0]]), "b": np.zeros(1)}
+    >>> params = {"net": one, "prior": one}
+    >>> x = np.array([[2.0]])
+    >>> print(hk.transform(forward).apply(params, None, x))  # 2 + 0.5 · 2
+    [[3.]]
 
     Attributes:
       net: the module that trains.
@@ -211,6 +269,15 @@ def make_random_feat_gp(
     and b ~ U[0, 2π] (Rahimi and Recht, 2007, Random features for large-scale kernel
     machines). Numbers follow the original `enn`, which leaves out the factor √2 of
     the feature map: the variance is scale² / 2.
+
+    >>> import jax, numpy as np
+    >>> from enn import networks
+    >>> gp = networks.make_random_feat_gp(1, 1000, num_feat=100, key=jax.random.key(0))
+    >>> values = gp(np.array([[0.0], [1.0]]))  # Of 1000 functions at two inputs
+    >>> round(float(values.var()), 1)  # ½
+    0.5
+    >>> round(float((values[0] * values[1]).mean()), 1)  # ½ exp(-½)
+    0.3
 
     Args:
       input_dim: number of features of the flattened input.
@@ -314,6 +381,12 @@ def is_trainable(module_name: str, name: str, value: Any) -> bool:
     its module `prior`. Usable as the predicate of
     `enn.losses.add_l2_weight_decay`.
 
+    >>> from enn import networks
+    >>> networks.is_trainable("train_epinet/~/mlp/~/linear_0", "w", None)
+    True
+    >>> networks.is_trainable("prior_epinet/~/mlp/~/linear_0", "w", None)
+    False
+
     Args:
       module_name: path of the module, such as `train_epinet/~/mlp/~/linear_0`.
       name: name of the parameter, not looked at.
@@ -327,6 +400,13 @@ def trainable_mask(params: hk.Params) -> dict[str, dict[str, bool]]:
 
     For `optax.masked`, and for the `mask` of `optax.adamw` and
     `optax.add_decayed_weights`.
+
+    >>> import optax
+    >>> from enn import networks
+    >>> params = {"train_epinet/linear": {"w": 1.0}, "prior_epinet/linear": {"w": 1.0}}
+    >>> networks.trainable_mask(params)
+    {'train_epinet/linear': {'w': True}, 'prior_epinet/linear': {'w': False}}
+    >>> optimizer = optax.adamw(1e-3, weight_decay=0.1, mask=networks.trainable_mask)
     """
     return {
         module_name: {

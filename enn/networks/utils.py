@@ -36,6 +36,16 @@ def scale_enn_output(enn: EnnArray, scale: float) -> EnnArray:
     Numbers follow the original `enn`: for a network whose predictions are not
     `train + prior`, such as a categorical one, `train` is scaled all the same and
     the output becomes a plain `OutputWithPrior`. `extra` is left as it is.
+
+    >>> import numpy as np
+    >>> from enn import base, networks
+    >>> def apply(params, state, x, z):
+    ...     return networks.OutputWithPrior(train=x, prior=10 * x), state
+    >>> enn = base.EpistemicNetwork(apply, None, networks.PrngIndexer())
+    >>> half = networks.scale_enn_output(enn, 0.5)
+    >>> out, _ = half.apply({}, {}, np.ones([1, 1]), None)
+    >>> print(out.train, out.prior)
+    [[0.5]] [[5.]]
     """
 
     def scaled_apply(
@@ -58,6 +68,15 @@ def scale_prior(enn: EnnArray, scale: chex.Array | Sequence[float]) -> EnnArray:
 
     `scale_prior(enn, [1, 0])` leaves the second of two outputs, such as the scale of a
     likelihood, without a prior function.
+
+    >>> import numpy as np
+    >>> from enn import base, networks
+    >>> def apply(params, state, x, z):
+    ...     return networks.OutputWithPrior(train=x, prior=10 * x), state
+    >>> enn = base.EpistemicNetwork(apply, None, networks.PrngIndexer())
+    >>> out, _ = networks.scale_prior(enn, [1, 0]).apply({}, {}, np.ones([1, 2]), None)
+    >>> print(out.train, out.prior)
+    [[1. 1.]] [[10.  0.]]
 
     Args:
       enn: a network that returns an `OutputWithPrior`.
@@ -97,6 +116,16 @@ def add_learned_scale(
     `enn.losses.GaussianNLLLoss` reads them: the second half are the parameters
     `learned_scale: {raw}`, `[num_outputs]`, with scale = softplus(raw), the same for
     all inputs and indices, without a prior.
+
+    >>> import haiku as hk, jax, numpy as np
+    >>> from enn import networks
+    >>> net = networks.wrap_net_fn_as_enn(lambda x: hk.Linear(1)(x))
+    >>> enn = networks.add_learned_scale(net, init_scale=0.5)
+    >>> x, key = np.array([[0.0]]), jax.random.key(0)
+    >>> out, _ = enn.apply(*enn.init(key, x, key), x, key)
+    >>> mean, raw = out.preds[0]
+    >>> round(float(mean), 3), round(float(jax.nn.softplus(raw)), 3)
+    (0.0, 0.5)
 
     Args:
       enn: network of the means.
@@ -141,6 +170,19 @@ def epistemic_network_from_module(
 ) -> EnnArray:
     """Returns the network of a Haiku module that takes inputs and an index.
 
+    >>> import jax, numpy as np
+    >>> from enn import networks
+    >>> class Projection(networks.EpistemicModule):  # f(x, z) = x·z
+    ...     def __call__(self, inputs, index):
+    ...         return inputs @ index[:, None]
+    >>> enn = networks.epistemic_network_from_module(
+    ...     Projection, networks.GaussianIndexer(2)
+    ... )
+    >>> x, z = np.array([[1.0, 2.0]]), np.array([3.0, 4.0])
+    >>> params, state = enn.init(jax.random.key(0), x, z)
+    >>> print(enn.apply(params, state, x, z)[0])
+    [[11.]]
+
     Args:
       enn_ctor: makes the module; called inside a Haiku transform.
       indexer: draws the index that the module takes.
@@ -160,6 +202,18 @@ def wrap_net_fn_as_enn(
     """Returns a function of inputs alone, to be transformed, as a network.
 
     The index is a PRNG key that nothing uses.
+
+    >>> import haiku as hk, numpy as np
+    >>> from enn import networks
+    >>> enn = networks.wrap_net_fn_as_enn(lambda x: hk.Linear(1)(x))
+    >>> params = {"linear": {"w": np.array([[3.0]]), "b": np.array([1.0])}}
+    >>> out, _ = enn.apply(params, {}, np.array([[2.0]]), None)
+    >>> print(out)  # 3 · 2 + 1
+    [[7.]]
+    >>> networks.wrap_net_fn_as_enn(hk.Linear)
+    Traceback (most recent call last):
+        ...
+    TypeError: net_fn must be a function of inputs, got the class Linear: pass ...
 
     Raises:
       TypeError: for a class, such as that of a module, in place of a function.
@@ -194,6 +248,14 @@ def _check_function(net_fn: Any) -> None:
 def wrap_transformed_as_enn_no_state(transformed: hk.Transformed) -> EnnNoState:
     """Returns a transformed function of inputs alone as a network without state.
 
+    >>> import haiku as hk, numpy as np
+    >>> from enn import networks
+    >>> net = hk.without_apply_rng(hk.transform(lambda x: hk.Linear(1)(x)))
+    >>> enn = networks.wrap_transformed_as_enn_no_state(net)
+    >>> params = {"linear": {"w": np.array([[3.0]]), "b": np.array([1.0])}}
+    >>> print(enn.apply(params, np.array([[2.0]]), None))  # 3 · 2 + 1
+    [[7.]]
+
     Args:
       transformed: a pair without apply-rng, from
         `hk.without_apply_rng(hk.transform(...))`.
@@ -224,6 +286,18 @@ def wrap_transformed_as_enn(transformed: hk.Transformed) -> EnnArray:
     """Returns a transformed function of inputs alone as a network with empty state.
 
     See `wrap_transformed_as_enn_no_state` for `transformed`.
+
+    >>> import haiku as hk, numpy as np
+    >>> from enn import networks
+    >>> net = hk.without_apply_rng(hk.transform(lambda x: hk.Linear(1)(x)))
+    >>> enn = networks.wrap_transformed_as_enn(net)
+    >>> params = {"linear": {"w": np.array([[3.0]]), "b": np.array([1.0])}}
+    >>> print(enn.apply(params, {}, np.array([[2.0]]), None)[0])  # 3 · 2 + 1
+    [[7.]]
+    >>> networks.wrap_transformed_as_enn(hk.transform(lambda x: hk.Linear(1)(x)))
+    Traceback (most recent call last):
+        ...
+    ValueError: The transformed function still takes a random key in apply: ...
     """
     return wrap_enn_no_state_as_enn(wrap_transformed_as_enn_no_state(transformed))
 
@@ -283,7 +357,15 @@ def wrap_stochastic_fn_as_enn(
 
 
 def wrap_apply_no_state_as_apply(apply: ApplyNoState) -> ApplyArray:
-    """Returns `apply` with a state argument that it ignores; the new state is `{}`."""
+    """Returns `apply` with a state argument that it ignores; the new state is `{}`.
+
+    >>> from enn import networks
+    >>> def plain(params, x, z):
+    ...     return params * x + z
+    >>> apply = networks.wrap_apply_no_state_as_apply(plain)
+    >>> apply(2.0, {}, 3.0, 1.0)
+    (7.0, {})
+    """
 
     def new_apply(
         params: hk.Params,
@@ -297,7 +379,14 @@ def wrap_apply_no_state_as_apply(apply: ApplyNoState) -> ApplyArray:
 
 
 def wrap_init_no_state_as_init(init: InitNoState) -> InitArray:
-    """Returns `init` with an empty state beside the parameters."""
+    """Returns `init` with an empty state beside the parameters.
+
+    >>> import jax
+    >>> from enn import networks
+    >>> init = networks.wrap_init_no_state_as_init(lambda key, x, z: 2.0)
+    >>> init(jax.random.key(0), 3.0, 1.0)
+    (2.0, {})
+    """
 
     def new_init(
         rng_key: chex.PRNGKey, inputs: chex.Array, index: base.Index
@@ -308,7 +397,15 @@ def wrap_init_no_state_as_init(init: InitNoState) -> InitArray:
 
 
 def wrap_enn_no_state_as_enn(enn: EnnNoState) -> EnnArray:
-    """Returns a network without state as one with empty state."""
+    """Returns a network without state as one with empty state.
+
+    >>> from enn import networks
+    >>> indexer = networks.PrngIndexer()
+    >>> plain = networks.EnnNoState(lambda params, x, z: params * x, None, indexer)
+    >>> enn = networks.wrap_enn_no_state_as_enn(plain)
+    >>> enn.apply(2.0, {}, 3.0, None)
+    (6.0, {})
+    """
     return EnnArray(
         wrap_apply_no_state_as_apply(enn.apply),
         wrap_init_no_state_as_init(enn.init),
@@ -320,6 +417,14 @@ def wrap_enn_as_enn_no_state(
     enn: EnnArray, constant_state: hk.State | None = None
 ) -> EnnNoState:
     """Returns `enn` without its state, which stays at `constant_state`.
+
+    >>> from enn import base, networks
+    >>> def apply(params, state, x, z):
+    ...     return x - state["mean"], state
+    >>> enn = base.EpistemicNetwork(apply, None, networks.PrngIndexer())
+    >>> plain = networks.wrap_enn_as_enn_no_state(enn, constant_state={"mean": 2.0})
+    >>> plain.apply({}, 5.0, None)
+    3.0
 
     Args:
       enn: the network to wrap.
@@ -358,6 +463,16 @@ def make_centered_enn(enn: EnnArray, x_train: chex.Array) -> EnnArray:
     Numbers follow the original `enn`: a feature that is constant in `x_train` is
     divided by 1e-9, so that a test value which differs becomes huge.
 
+    >>> import numpy as np
+    >>> from enn import base, networks
+    >>> def apply(params, state, x, z):
+    ...     return x, state
+    >>> enn = base.EpistemicNetwork(apply, None, networks.PrngIndexer())
+    >>> x_train = np.array([[10.0], [14.0]])  # Mean 12, standard deviation 2
+    >>> centered = networks.make_centered_enn(enn, x_train)
+    >>> print(centered.apply({}, {}, np.array([[12.0], [16.0]]), None)[0].ravel())
+    [0. 2.]
+
     Args:
       enn: the network to wrap.
       x_train: training inputs, `[num_data, ...]`; statistics are per feature, over
@@ -390,7 +505,16 @@ def make_centered_enn(enn: EnnArray, x_train: chex.Array) -> EnnArray:
 
 
 def make_centered_enn_no_state(enn: EnnNoState, x_train: chex.Array) -> EnnNoState:
-    """Returns `enn` applied to standardised inputs; see `make_centered_enn`."""
+    """Returns `enn` applied to standardised inputs; see `make_centered_enn`.
+
+    >>> import numpy as np
+    >>> from enn import networks
+    >>> enn = networks.EnnNoState(lambda params, x, z: x, None, networks.PrngIndexer())
+    >>> x_train = np.array([[10.0], [14.0]])  # Mean 12, standard deviation 2
+    >>> centered = networks.make_centered_enn_no_state(enn, x_train)
+    >>> print(centered.apply({}, np.array([[12.0], [16.0]]), None).ravel())
+    [0. 2.]
+    """
     centered = make_centered_enn(wrap_enn_no_state_as_enn(enn), x_train)
 
     def apply(params: hk.Params, inputs: chex.Array, index: base.Index) -> Output:

@@ -27,6 +27,13 @@ class VGG(hk.Module):
     After Simonyan and Zisserman, 2015, Very deep convolutional networks for
     large-scale image recognition, https://arxiv.org/abs/1409.1556.
 
+    >>> import haiku as hk, jax, numpy as np
+    >>> from enn import networks
+    >>> net = hk.transform_with_state(lambda x: networks.VGG(10, [8, 16], [1, 2])(x))
+    >>> params, _ = jax.eval_shape(net.init, jax.random.key(0), np.ones([1, 32, 32, 3]))
+    >>> [leaves["w"].shape for leaves in params.values() if "w" in leaves]
+    [(3, 3, 3, 8), (3, 3, 8, 16), (16, 10)]
+
     Args:
       num_output_classes: number of classes.
       vgg_output_channels: channels of each convolution.

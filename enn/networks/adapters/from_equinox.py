@@ -27,6 +27,16 @@ def from_equinox(
     update. Both are dictionaries `{"Net/layers/0": {"weight": ...}}` by place in the
     module; the method `module(params, state)` of the result puts them back.
 
+    >>> import equinox as eqx, jax, numpy as np
+    >>> from enn import networks
+    >>> enn = networks.from_equinox(lambda key: eqx.nn.Linear(2, 1, key=key))
+    >>> x, key = np.ones([3, 2]), jax.random.key(0)
+    >>> params, state = enn.init(key, x, key)
+    >>> out, _ = enn.apply(params, state, x, key)
+    >>> module, _ = enn.module(params, state)
+    >>> np.allclose(out, jax.vmap(module)(x))
+    True
+
     Args:
       make_module: makes the module from a PRNG key: `lambda key: Net(key=key)`; with
         state, `lambda key: eqx.nn.make_with_state(Net)(key=key)`. To start from a

@@ -23,6 +23,15 @@ def from_flax(
     The collection `params` becomes the parameters, and all other collections, such
     as `batch_stats`, become the state, which every forward pass may update.
 
+    >>> import flax.linen as nn, jax, numpy as np
+    >>> from enn import networks
+    >>> enn = networks.from_flax(nn.Dense(1))
+    >>> x, key = np.ones([3, 2]), jax.random.key(0)
+    >>> params, state = enn.init(key, x, key)
+    >>> out, _ = enn.apply(params, state, x, key)
+    >>> bool((out == nn.Dense(1).apply({"params": params}, x)).all())
+    True
+
     Args:
       module: the module, called with a batch of inputs, or with `(inputs, index)` if
         `indexer` is given.

@@ -27,6 +27,16 @@ def from_nnx(
     Parameters and state are nested dictionaries of arrays:
     `nnx.update(module, params, state)` writes them into a module.
 
+    >>> import jax, numpy as np
+    >>> from flax import nnx
+    >>> from enn import networks
+    >>> enn = networks.from_nnx(lambda rngs: nnx.Linear(2, 1, rngs=rngs))
+    >>> x, key = np.ones([3, 2]), jax.random.key(0)
+    >>> params, state = enn.init(key, x, key)
+    >>> out, _ = enn.apply(params, state, x, key)
+    >>> np.allclose(out, x @ params["kernel"] + params["bias"][None])
+    True
+
     Args:
       make_module: makes the module from an `nnx.Rngs`: its class, or
         `lambda rngs: Net(8, rngs=rngs)`. To start from a trained module, return it:

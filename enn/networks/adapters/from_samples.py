@@ -25,6 +25,15 @@ def from_samples(
     reshaped to one axis first. Under `jax.vmap` over at least as many indices as
     there are samples, each sample runs once.
 
+    >>> import jax, numpy as np
+    >>> from enn import networks
+    >>> samples = {"slope": np.array([1.0, 2.0, 3.0])}  # Of a Markov chain
+    >>> enn = networks.from_samples(lambda params, x: params["slope"] * x, samples)
+    >>> x = np.array([[10.0]])
+    >>> params, state = enn.init(jax.random.key(0), x, 0)
+    >>> print(networks.make_batch_fwd(enn, 100)(params, state, x).max())
+    30.0
+
     Args:
       apply: forward pass `(params, inputs) -> output` of one sample.
       stacked_params: pytree of arrays `[num_samples, ...]`.

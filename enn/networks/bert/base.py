@@ -28,6 +28,13 @@ class _InputFields(NamedTuple):
 class BertInput(_InputFields):
     """A batch of token sequences.
 
+    >>> import numpy as np
+    >>> from enn.networks import bert
+    >>> token_ids, mask = np.array([[5, 7, 0]]), np.array([[1, 1, 0]])
+    >>> inputs = bert.BertInput(token_ids, input_mask=mask)
+    >>> int(inputs.input_mask.sum()), inputs.segment_ids is None
+    (2, True)
+
     Attributes:
       token_ids: positions in the vocabulary, integers `[batch, length]`.
       segment_ids: which segment each token is in, `[batch, length]`; None for
@@ -58,6 +65,15 @@ BertInit = base.InitFn[BertInput]
 @dataclasses.dataclass
 class BertConfig:
     """Sizes and rates of a BERT encoder (Devlin et al., 2019, table 1).
+
+    >>> from enn.networks import bert
+    >>> config = bert.BertConfig(vocab_size=100, hidden_size=32, num_attention_heads=4)
+    >>> config.num_hidden_layers, config.hidden_act
+    (12, 'gelu')
+    >>> bert.BertConfig(vocab_size=100, hidden_size=32, num_attention_heads=5)
+    Traceback (most recent call last):
+        ...
+    ValueError: hidden_size must be a multiple of num_attention_heads, got 32 and 5.
 
     Attributes:
       vocab_size: number of tokens in the vocabulary.

@@ -38,6 +38,18 @@ def make_bert_enn(
     Initial parameters differ between `is_training` True and False, since dropout
     draws keys in between. Numbers follow the original `enn`.
 
+    >>> import jax, numpy as np
+    >>> from enn.networks import bert
+    >>> sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    >>> config = bert.BertConfig(vocab_size=100, intermediate_size=16, **sizes)
+    >>> enn = bert.make_bert_enn(config, is_training=False)
+    >>> inputs, key = bert.BertInput(np.array([[5, 7, 0]])), jax.random.key(0)
+    >>> params, state = jax.jit(enn.init)(key, inputs, key)
+    >>> out, _ = jax.jit(enn.apply)(params, state, inputs, key)
+    >>> probs = jax.nn.softmax(out.extra["logits"])[0, 1]  # Of the second token
+    >>> len(probs), round(float(probs.sum()), 3)
+    (100, 1.0)
+
     Args:
       bert_config: sizes and rates.
       is_training: whether dropout is on.

@@ -40,6 +40,18 @@ def make_head_enn(
 ) -> EnnArray:
     """Returns an epistemic classification head on features `[batch, hidden_size]`.
 
+    >>> import jax, numpy as np
+    >>> from enn.networks import bert
+    >>> config = bert.AgentConfig(hiddens=[4], num_ensemble=3)
+    >>> head = bert.make_head_enn("ensemble", num_classes=2, agent_config=config)
+    >>> features = np.ones([5, 8])  # Pooled outputs of BERT
+    >>> params, state = head.init(jax.random.key(0), features, 0)
+    >>> samples = [head.apply(params, state, features, k)[0] for k in range(3)]
+    >>> len(
+    ...     {float(logits[0, 0]) for logits in samples}
+    ... )  # Three members, three opinions
+    3
+
     Args:
       agent: `"epinet"`, an MLP with an epinet on its inputs; `"ensemble"`, of MLPs;
         or `"dropout"`, an MLP with dropout after its hidden layers.
@@ -79,6 +91,15 @@ def make_baseline_head_enn(
 
     Initial parameters differ between `is_training` True and False, since dropout
     takes the first key. Numbers follow the original `enn`.
+
+    >>> import jax, numpy as np
+    >>> from enn.networks import bert
+    >>> head = bert.make_baseline_head_enn(num_classes=2, is_training=False)
+    >>> x, key, other = np.ones([5, 8]), jax.random.key(0), jax.random.key(1)
+    >>> params, state = head.init(key, x, key)
+    >>> out, again = (head.apply(params, state, x, index)[0] for index in (key, other))
+    >>> bool((out.train == again.train).all())  # No dropout in evaluation
+    True
 
     Args:
       num_classes: number of classes.

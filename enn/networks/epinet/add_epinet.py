@@ -50,9 +50,9 @@ def add_epinet(
     ... )
     >>> index = enn.indexer(jax.random.key(1))
     >>> epinet_params, state = enn.init(jax.random.key(2), x, index)
-    >>> out, _ = enn.apply(epinet_params, state, x, index)
-    >>> out.preds.shape
-    (3, 2)
+    >>> mean, _ = enn.apply(epinet_params, state, x, 0 * index)
+    >>> np.allclose(mean.preds, net.apply(params, x))  # At index 0 the network itself
+    True
 
     Args:
       network: the network: an `EpistemicNetwork`, a pair from `hk.transform` or

@@ -85,6 +85,21 @@ def combine_base_epinet_as_enn(
     over indices they are computed once. The checkpoint is loaded at the first forward
     pass or initialisation.
 
+    >>> import jax, numpy as np
+    >>> from enn import networks
+    >>> from enn.networks import checkpoints, epinet
+    >>> base = networks.wrap_net_fn_as_enn(lambda x: networks.ExposedMLP([4, 1])(x))
+    >>> x, z, key = np.ones([5, 2]), np.zeros(2), jax.random.key(0)
+    >>> trained = base.init(key, x, None)
+    >>> checkpoint = checkpoints.EnnCheckpoint("mine", lambda: trained, lambda: base)
+    >>> net = epinet.MLPEpinetWithPrior(index_dim=2, num_classes=1, epinet_hiddens=[4])
+    >>> def features(out):
+    ...     return out.extra["exposed_features"]
+    >>> enn = epinet.combine_base_epinet_as_enn(checkpoint, net, features)
+    >>> out, _ = enn.apply(*enn.init(key, x, z), x, z)
+    >>> np.allclose(out.preds, base.apply(*trained, x, None)[0].preds)  # σ(x, 0) = 0
+    True
+
     Args:
       base_checkpoint: the base network and its parameters.
       epinet: the epinet σ.

@@ -24,8 +24,8 @@ def expose_features(enn: EnnArray, last_layer: str) -> EnnArray:
     >>> enn = networks.expose_features(enn, "mlp/~/linear_1")
     >>> x, key = np.ones([3, 5]), jax.random.key(0)
     >>> out, _ = enn.apply(*enn.init(key, x, key), x, key)
-    >>> out.extra["features"].shape
-    (3, 4)
+    >>> out.extra["features"].shape, bool((out.extra["features"] >= 0).all())  # relu
+    ((3, 4), True)
 
     Args:
       enn: a network of Haiku modules, other than in `jax.vmap` of its own.

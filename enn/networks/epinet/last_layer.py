@@ -22,6 +22,15 @@ class MLPEpinetWithPrior(EpinetWithState):
     section 4. The prior's parameters are part of the trainable tree; no gradient
     reaches them, and `enn.networks.trainable_mask` tells them apart.
 
+    >>> import jax, numpy as np
+    >>> from enn.networks import epinet
+    >>> net = epinet.MLPEpinetWithPrior(index_dim=2, num_classes=3, epinet_hiddens=[4])
+    >>> x, features, z = np.ones([5, 2]), np.ones([5, 4]), np.zeros(2)
+    >>> params, state = net.init(jax.random.key(0), x, z, features)
+    >>> out, _ = net.apply(params, state, x, z, features)
+    >>> bool((out.preds == 0).all())  # σ = gᵀ z adds nothing at z = 0.
+    True
+
     Args:
       index_dim: size of the Gaussian index.
       num_classes: number of outputs.
@@ -77,6 +86,18 @@ class MLPEpinetWithPrior(EpinetWithState):
 
 def parse_base_hidden(base_out: Output, hidden_name: str = "final_out") -> chex.Array:
     """Returns the entry `hidden_name` of the `extra` of a base network's output.
+
+    >>> import numpy as np
+    >>> from enn import networks
+    >>> from enn.networks import epinet
+    >>> extra = {"final_out": np.ones([1, 4])}
+    >>> out = networks.OutputWithPrior(np.zeros([1, 2]), extra=extra)
+    >>> print(epinet.parse_base_hidden(out))
+    [[1. 1. 1. 1.]]
+    >>> epinet.parse_base_hidden(out, "features")
+    Traceback (most recent call last):
+        ...
+    ValueError: hidden_name must be one of 'final_out'; got 'features'.
 
     Raises:
       ValueError: if the output is not an `OutputWithPrior` or lacks the entry.

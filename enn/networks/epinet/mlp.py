@@ -33,6 +33,15 @@ def make_mlp_epinet(
     4). The base network and its features do not depend on the index: under `jax.vmap`
     over indices they are computed once.
 
+    >>> import jax, numpy as np
+    >>> from enn.networks import epinet
+    >>> enn = epinet.make_mlp_epinet([4, 1], epinet_hiddens=[4], index_dim=2)
+    >>> x, z = np.ones([5, 2]), np.array([1.0, -1.0])
+    >>> params, state = enn.init(jax.random.key(0), x, z)
+    >>> mean, out = (enn.apply(params, state, x, index)[0] for index in (0 * z, z))
+    >>> bool((mean.prior == 0).all()), bool((out.prior == 0).any())  # σ = gᵀ z
+    (True, False)
+
     Args:
       output_sizes: width of every layer of the base MLP.
       epinet_hiddens: widths of the epinet's hidden layers.

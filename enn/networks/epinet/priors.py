@@ -33,6 +33,16 @@ def combine_epinet_and_prior(
 ) -> EpinetWithState:
     """Returns `epinet` with `prior_scale * prior_fn(inputs, index)` added to its prior.
 
+    >>> import jax, numpy as np
+    >>> from enn.networks import epinet
+    >>> net = epinet.MLPEpinetWithPrior(index_dim=2, num_classes=1, epinet_hiddens=[4])
+    >>> net = epinet.combine_epinet_and_prior(net, lambda x, z: x, prior_scale=10.0)
+    >>> x, features, z = np.array([[3.0]]), np.ones([1, 4]), np.zeros(2)
+    >>> params, state = net.init(jax.random.key(0), x, z, features)
+    >>> out, _ = net.apply(params, state, x, z, features)
+    >>> print(out.prior)  # The epinet's own is 0 at z = 0.
+    [[30.]]
+
     Args:
       epinet: the epinet.
       prior_fn: fixed function of inputs and index, `[batch, num_outputs]`.
@@ -133,6 +143,14 @@ def make_cifar_conv_prior(
     legacy_stream: bool = False,
 ) -> PriorFn:
     """Returns a prior of small convolutional networks on images resized to 32x32.
+
+    >>> import numpy as np
+    >>> from enn.networks import epinet
+    >>> prior_fn = epinet.make_cifar_conv_prior(num_ensemble=2, num_classes=3)
+    >>> images, z = np.ones([1, 32, 32, 3]), np.array([1.0, 2.0])
+    >>> out, twice = prior_fn(images, z), prior_fn(images, 2 * z)
+    >>> np.allclose(2 * out, twice, atol=1e-4)  # Linear in z
+    True
 
     Args:
       num_ensemble: number of networks and size of the index.

@@ -79,6 +79,17 @@ class GaussianLastLayer(EpinetWithState):
     first that of the prior N(0, I / prior_precision). The hidden features that it is
     applied to are `[batch, num_features]`.
 
+    >>> import jax, numpy as np
+    >>> from enn import networks
+    >>> layer = networks.GaussianLastLayer(
+    ...     2, 1, "shared", bias=False, prior_precision=4.0
+    ... )
+    >>> x, features = np.ones([1, 2]), np.array([[1.0, 2.0]])
+    >>> params, _ = layer.init(jax.random.key(0), x, np.ones(2), features)
+    >>> factor = params["gaussian_last_layer"]["factor"]
+    >>> print(networks.marginal_variance("shared", factor, features))  # (1² + 2²) / 4
+    [[1.25]]
+
     Args:
       num_features: number of features, without the bias.
       num_outputs: number of outputs.

@@ -35,6 +35,15 @@ class LinearHyperHead(EpinetWithState):
     from N(0, 2 / (num_features · num_outputs + index_dim)); and of the module `prior`,
     which `enn.networks.is_trainable` tells apart, with rows of norm one over the index.
 
+    >>> import jax, numpy as np
+    >>> from enn import networks
+    >>> head = networks.LinearHyperHead(num_features=2, num_outputs=1, index_dim=4)
+    >>> x, z = np.ones([3, 2]), head.indexer(jax.random.key(1))
+    >>> params, state = head.init(jax.random.key(0), x, z, hidden=x)
+    >>> out, opposite = (head.apply(params, state, x, i, hidden=x)[0] for i in (z, -z))
+    >>> np.allclose(out.preds, -opposite.preds)  # The weights are linear in z.
+    True
+
     Args:
       num_features: number of features.
       num_outputs: number of outputs.
@@ -115,17 +124,17 @@ def make_linear_hyper_mlp_enn(
 
     >>> import jax, numpy as np
     >>> from enn import data_noise, losses, networks
-    >>> from enn.networks import SignedAxisIndexer
-    >>> enn = networks.make_linear_hyper_mlp_enn([64, 64, 1])
+    >>> enn = networks.make_linear_hyper_mlp_enn([4, 1])
     >>> noise = data_noise.GaussianTargetNoise(enn, noise_std=0.01)
     >>> single_loss = losses.add_data_noise(losses.L2Loss(), noise)
-    >>> indices = SignedAxisIndexer(8).all_indices()  # Pairs of both signs.
-    >>> loss_fn = losses.average_over_indices(single_loss, indices)
-    >>> key, x = jax.random.key(0), np.ones([2, 3])
+    >>> indices = networks.SignedAxisIndexer(8).all_indices()  # Pairs of both signs.
+    >>> loss_fn = losses.average_over_indices(single_loss, indices)  # To train with.
+    >>> key, x = jax.random.key(0), np.ones([3, 2])
     >>> params, state = enn.init(key, x, enn.indexer(key))
-    >>> out, _ = enn.apply(params, state, x, enn.indexer(key))
-    >>> out.preds.shape
-    (2, 1)
+    >>> samples = networks.predict_at_indices(enn, params, state, x, indices)
+    >>> mean = samples.mean(axis=0, keepdims=True)
+    >>> np.allclose(samples[:8] + samples[8:], 2 * mean, atol=1e-5)  # Linear in z
+    True
 
     Args:
       output_sizes: width of every layer, at least one of them hidden.

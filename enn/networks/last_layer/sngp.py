@@ -31,6 +31,18 @@ class SpectralLinear(hk.Module):
     ς = ‖wᵀv‖. In training u moves on with every call; in evaluation it stays. No
     gradient flows through ς. (`hk.SpectralNorm` enlarges small weights too.)
 
+    >>> import haiku as hk, jax, numpy as np
+    >>> from enn import networks
+    >>> def forward(x):
+    ...     return networks.SpectralLinear(2, is_training=True, bound=0.5)(x)
+    >>> net, x = hk.transform_with_state(forward), np.eye(2)
+    >>> params, state = net.init(jax.random.key(0), x)
+    >>> params["spectral_linear"]["w"] = np.diag([3.0, 2.0])
+    >>> for _ in range(20):  # The power method moves on with every call.
+    ...     out, state = net.apply(params, state, None, x)
+    >>> round(float(np.linalg.norm(out, ord=2)), 2)
+    0.5
+
     Args:
       output_size: number of outputs.
       is_training: whether u moves.
@@ -91,6 +103,16 @@ class RandomFourierFeatures(hk.Module):
     goes to exp(-‖h - h′‖² / 2ℓ²), with an error as 1/√M (Rahimi & Recht, 2007, Random
     features for large-scale kernel machines). W and β are fixed by the seed and part of
     the state, so that they are saved but never train or decay.
+
+    >>> import haiku as hk, numpy as np
+    >>> from enn import networks
+    >>> def forward(h):
+    ...     return networks.RandomFourierFeatures(4096, 1.0, layer_norm=False)(h)
+    >>> net, h = hk.transform_with_state(forward), np.array([[0.0, 0.0], [1.0, 0.0]])
+    >>> params, state = net.init(None, h)
+    >>> features, _ = net.apply(params, state, None, h)
+    >>> round(float(features[0] @ features[1]), 1)  # exp(-½)
+    0.6
 
     Args:
       num_features: M.
@@ -172,8 +194,9 @@ def make_sngp_mlp_enn(
     >>> x, key = np.linspace(-1, 1, 10)[:, None], jax.random.key(0)
     >>> enn = networks.make_sngp_mlp_enn([20, 1], num_features=32)
     >>> params, state = enn.init(key, x, key)
+    >>> evaluated = networks.make_sngp_mlp_enn([20, 1], 32, is_training=False)
     >>> posterior = posteriors.fit_laplace(
-    ...     networks.make_sngp_mlp_enn([20, 1], num_features=32, is_training=False),
+    ...     evaluated,
     ...     params,
     ...     state,
     ...     datasets.ArrayBatch(x=x, y=np.sin(x)),
@@ -182,10 +205,11 @@ def make_sngp_mlp_enn(
     ...     last_layer="linear",
     ...     bias=False,
     ... )
-    >>> index = posterior.enn.indexer(key)
-    >>> out, _ = posterior.enn.apply(posterior.params, posterior.state, x, index)
-    >>> out.preds.shape
-    (10, 1)
+    >>> index = 0 * posterior.enn.indexer(key)  # The mean of the posterior
+    >>> mean, _ = posterior.enn.apply(posterior.params, posterior.state, x, index)
+    >>> out, _ = evaluated.apply(params, state, x, key)
+    >>> np.allclose(mean.preds, out.preds)
+    True
 
     This covariance (Φᵀ Φ + I)⁻¹ is that of the authors' code, for classification too,
     where their paper (equation 9) has a Laplace approximation instead: the likelihood

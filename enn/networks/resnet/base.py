@@ -45,6 +45,15 @@ class EnsembleResNetENN(EnsembleWithState):
     Training and evaluation are two objects with the same parameters and state: one
     with `is_training`, one without.
 
+    >>> import jax, numpy as np
+    >>> from enn import networks
+    >>> config = networks.ResNetConfig([16], [1], [1], "V1")
+    >>> enn = networks.EnsembleResNetENN(10, num_ensemble=3, config=config)
+    >>> x = np.ones([2, 8, 8, 3])
+    >>> params, state = jax.eval_shape(enn.init, jax.random.key(0), x, 0)
+    >>> {leaf.shape[0] for leaf in jax.tree.leaves((params, state))}  # Members
+    {3}
+
     Args:
       num_output_classes: number of classes.
       num_ensemble: number of members.

@@ -22,6 +22,14 @@ _VERSIONS = ("V1", "V2")
 class ResNetConfig:
     """Groups of residual blocks; hashable, so that it can be a static argument.
 
+    >>> from enn import networks
+    >>> networks.ResNetConfig([16, 32], [2, 2], [1, 2], "V1").num_groups
+    2
+    >>> networks.ResNetConfig([16, 32], [2, 2], [1], "V1")
+    Traceback (most recent call last):
+        ...
+    ValueError: One entry for each layer is needed: channels_per_group has 2, ...
+
     Attributes:
       channels_per_group: output channels of the blocks of each group.
       blocks_per_group: number of blocks of each group.
@@ -76,6 +84,11 @@ class CanonicalResNets(enum.Enum):
     ImageNet (He et al., 2016, Identity mappings in deep residual networks,
     https://arxiv.org/abs/1603.05027). The numbers count layers, except that
     RESNET_18 has 14 here.
+
+    >>> from enn import networks
+    >>> config = networks.CanonicalResNets.RESNET_50.value
+    >>> config.blocks_per_group, config.resnet_block_version
+    ((3, 4, 6, 3), 'V2')
     """
 
     RESNET_18 = ResNetConfig(blocks_per_group=(2, 2, 2), **_CIFAR)
@@ -258,6 +271,17 @@ class ResNet(hk.Module):
     The linear layer starts at zero. A network of version 'V1' starts with a 3x3
     convolution, for small images; one of version 'V2' with a 7x7 convolution of
     stride 2 and max-pooling, for large ones.
+
+    >>> import haiku as hk, jax, numpy as np
+    >>> from enn import networks
+    >>> config = networks.ResNetConfig([16, 32], [1, 1], [1, 2], "V1")
+    >>> def forward(x):
+    ...     return networks.ResNet(10, config)(x, is_training=True)
+    >>> net, x = hk.transform_with_state(forward), np.ones([2, 8, 8, 3])
+    >>> key = jax.random.key(0)
+    >>> out, _ = jax.eval_shape(lambda: net.apply(*net.init(key, x), key, x))
+    >>> [out.extra[f"hidden_{block}"].shape for block in (0, 1)]
+    [(2, 8, 8, 16), (2, 4, 4, 32)]
 
     Args:
       num_classes: number of classes.
