@@ -42,13 +42,22 @@ def serialize(values: LoggingData) -> str:
     """Returns a row as text, sorted by name: `A Name = 1.000 | Step = 3`.
 
     Floats have three decimals, and so have NumPy scalars of any kind.
+
+    >>> from enn import loggers
+    >>> loggers.serialize({"step": 3, "train_loss": 0.25})
+    'Step = 3 | Train Loss = 0.250'
     """
     row = sorted(_fetch(values).items())
     return " | ".join(f"{_title(name)} = {_format(value)}" for name, value in row)
 
 
 class TerminalLogger:
-    """Prints rows as text, at most one every `time_delta` seconds."""
+    """Prints rows as text, at most one every `time_delta` seconds.
+
+    >>> from enn import loggers
+    >>> loggers.TerminalLogger("train").write({"step": 3, "loss": 0.25})
+    [Train] Loss = 0.250 | Step = 3
+    """
 
     def __init__(
         self,
@@ -82,6 +91,13 @@ class TerminalLogger:
 class MemoryLogger:
     """Keeps rows in a list.
 
+    >>> import numpy as np
+    >>> from enn import loggers
+    >>> logger = loggers.MemoryLogger()
+    >>> logger.write({"loss": np.float32(0.25)})
+    >>> logger.rows
+    [{'loss': 0.25}]
+
     Attributes:
       rows: the rows as dictionaries of Python numbers, strings and lists.
     """
@@ -108,6 +124,13 @@ class CsvLogger:
     longer header, in which earlier rows have empty cells; a row without a column
     leaves its cell empty. An existing file is continued. Only one logger at a time
     may write to a file.
+
+    >>> import pathlib
+    >>> from enn import loggers
+    >>> logger = loggers.CsvLogger("run/log.csv")
+    >>> logger.write({"step": 1, "loss": 0.25})
+    >>> pathlib.Path("run/log.csv").read_text().split()
+    ['step,loss', '1,0.25']
     """
 
     def __init__(self, path: str | os.PathLike[str]):

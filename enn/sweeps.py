@@ -153,6 +153,16 @@ def load(
     else of strings; where a file lacks a column, or the entry was None, it holds NaN
     among numbers and `""` among strings.
 
+    >>> from enn import sweeps
+    >>> def run_one(task):
+    ...     return {"n": [1, 2]}
+    >>> files = sweeps.run_sweep(
+    ...     run_one, [{"seed": 0}, {"seed": 1}], "out", progress=False
+    ... )
+    >>> table = sweeps.load("out")
+    >>> sorted(table["seed"].tolist()), sorted(table["n"].tolist())
+    ([0, 0, 1, 1], [1, 1, 2, 2])
+
     Args:
       directory: that of `run_sweep`.
       mixed_versions: whether files may come from several versions of enn or jax.

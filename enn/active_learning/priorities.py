@@ -87,6 +87,13 @@ def margin_per_example(
 ) -> jax.Array:
     """Minus the gap between the two most probable classes of p̄.
 
+    >>> import jax, numpy as np
+    >>> from enn.active_learning import priorities
+    >>> logits, labels = np.log([[[0.9, 0.1]], [[0.5, 0.5]]]), np.array([[0]])
+    >>> score = priorities.margin_per_example(logits, labels, jax.random.key(0))
+    >>> round(float(score[0]), 3)  # 0.3 - 0.7
+    -0.4
+
     Raises:
       ValueError: if there is only one class.
     """
@@ -106,6 +113,14 @@ def bald_per_example(
     highest score are a greedy choice, and may be redundant. The k rows that are
     jointly most informative are those of BatchBALD (Kirsch et al., 2019,
     https://arxiv.org/abs/1906.08158), which is not implemented here.
+
+    >>> import jax, numpy as np
+    >>> from enn.active_learning import priorities
+    >>> logits = np.array([[[50.0, 0.0], [0.0, 0.0]], [[0.0, 50.0], [0.0, 0.0]]])
+    >>> labels = np.zeros([2, 1], int)
+    >>> scores = priorities.bald_per_example(logits, labels, jax.random.key(0))
+    >>> [round(float(score), 3) for score in scores]  # Disagreement, and noise
+    [0.693, 0.0]
     """
     return uncertainty.mutual_information(logits)
 
@@ -123,6 +138,13 @@ def make_ucb_per_example(
     """Returns the upper confidence bound meanₛ v + ucb_factor · stdₛ v.
 
     v = Σ_c pₛ(c) · class_values(c) is the value that index s expects of a row.
+
+    >>> import jax, numpy as np
+    >>> from enn.active_learning import make_ucb_per_example
+    >>> ucb = make_ucb_per_example(ucb_factor=2.0)
+    >>> logits, labels = np.log([[[0.9, 0.1]], [[0.5, 0.5]]]), np.array([[0]])
+    >>> round(float(ucb(logits, labels, jax.random.key(0))[0]), 3)  # 0.7 + 2 · 0.2
+    1.1
 
     Args:
       ucb_factor: weight of the standard deviation.
@@ -148,6 +170,13 @@ def make_scaled_mean_per_example(
 ) -> PerExamplePriority:
     """Returns the mean over indices of the expected value; see `make_ucb_per_example`.
 
+    >>> import jax, numpy as np
+    >>> from enn.active_learning import make_scaled_mean_per_example
+    >>> mean = make_scaled_mean_per_example(class_values=np.array([0.0, 10.0]))
+    >>> logits, labels = np.log([[[0.9, 0.1]], [[0.5, 0.5]]]), np.array([[0]])
+    >>> round(float(mean(logits, labels, jax.random.key(0))[0]), 3)  # 10 · 0.3
+    3.0
+
     Args:
       class_values: as for `make_ucb_per_example`.
     """
@@ -158,6 +187,13 @@ def make_scaled_std_per_example(
     class_values: chex.Array | None = None,
 ) -> PerExamplePriority:
     """Returns the standard deviation over indices of the expected value.
+
+    >>> import jax, numpy as np
+    >>> from enn.active_learning import make_scaled_std_per_example
+    >>> std = make_scaled_std_per_example(class_values=np.array([0.0, 10.0]))
+    >>> logits, labels = np.log([[[0.9, 0.1]], [[0.5, 0.5]]]), np.array([[0]])
+    >>> round(float(std(logits, labels, jax.random.key(0))[0]), 3)  # 10 · 0.2
+    2.0
 
     Args:
       class_values: as for `make_ucb_per_example`.
@@ -216,6 +252,13 @@ def get_implemented_per_example_priorities() -> list[str]:
 def get_per_example_priority(name: str) -> PerExamplePriority:
     """Returns the priority of that name.
 
+    >>> import jax, numpy as np
+    >>> from enn.active_learning import get_per_example_priority
+    >>> entropy = get_per_example_priority("entropy")
+    >>> scores = entropy(np.zeros([5, 1, 2]), np.array([[0]]), jax.random.key(0))
+    >>> round(float(scores[0]), 3)  # log 2
+    0.693
+
     Raises:
       ValueError: if the name is unknown.
     """
@@ -230,6 +273,12 @@ def get_implemented_priority_fn_ctors() -> list[str]:
 
 def get_priority_fn_ctor(name: str) -> PriorityFnCtor:
     """Returns the constructor of the priority function of that name.
+
+    >>> from enn import active_learning
+    >>> active_learning.get_priority_fn_ctor("bold")
+    Traceback (most recent call last):
+        ...
+    ValueError: name must be one of 'uniform', 'variance', 'nll', 'joint_nll', ...
 
     Raises:
       ValueError: if the name is unknown.

@@ -24,6 +24,17 @@ class PrioritizedBatcher(ActiveLearner):
     Rows are scored one by one, so that the choice is greedy: with `"bald"` it may hold
     redundant rows, unlike the joint choice of BatchBALD (Kirsch et al., 2019,
     https://arxiv.org/abs/1906.08158).
+
+    >>> import jax, numpy as np
+    >>> from enn import datasets
+    >>> from enn.active_learning import PrioritizedBatcher, get_priority_fn_ctor
+    >>> def forward(params, state, inputs, key=None):  # The inputs are the logits.
+    ...     return inputs[None]
+    >>> batcher = PrioritizedBatcher(forward, 2, get_priority_fn_ctor("entropy"))
+    >>> x = np.array([[9.0, 0.0], [0.5, 0.0], [0.0, 0.0]])  # Sure, less so, not at all
+    >>> pool = datasets.ArrayBatch(x=x, y=np.zeros([3, 1], int))
+    >>> batcher.sample_batch({}, {}, pool, jax.random.key(0)).x[:, 0].tolist()
+    [0.5, 0.0]
     """
 
     def __init__(

@@ -54,6 +54,11 @@ def thr_scores(probs: chex.Array) -> np.ndarray:
 
     Sadinle et al., 2016, https://arxiv.org/abs/1609.00451.
 
+    >>> import numpy as np
+    >>> from enn import calibration
+    >>> calibration.thr_scores(np.array([[0.75, 0.25]])).tolist()
+    [[0.25, 0.75]]
+
     Args:
       probs: class probabilities, `[batch, num_classes]`.
 
@@ -69,6 +74,11 @@ def aps_scores(probs: chex.Array, uniforms: chex.Array | None = None) -> np.ndar
     Sets adapt to how hard a row is (Romano et al., 2020,
     https://arxiv.org/abs/2006.02544). Of equally probable classes those with the lower
     number come first.
+
+    >>> import numpy as np
+    >>> from enn import calibration
+    >>> calibration.aps_scores(np.array([[0.25, 0.5, 0.25]])).tolist()
+    [[0.75, 0.5, 1.0]]
 
     Args:
       probs: class probabilities, `[batch, num_classes]`.
@@ -127,6 +137,10 @@ def cqr_scores(lower: chex.Array, upper: chex.Array, targets: chex.Array) -> np.
     """Returns how far a target lies outside an interval, negative inside.
 
     max(lower - y, y - upper) (Romano et al., 2019, https://arxiv.org/abs/1905.03222).
+
+    >>> from enn import calibration
+    >>> calibration.cqr_scores([0.0, 0.0], [1.0, 1.0], targets=[3.0, 0.25]).tolist()
+    [2.0, -0.25]
 
     Args:
       lower: lower end for each row, `[batch]` or `[batch, 1]`.
@@ -210,6 +224,16 @@ def make_conformal_classifier(
 ) -> ConformalClassifier:
     """Returns a function of logits to sets that hold the label at a rate of 1 - α.
 
+    >>> import numpy as np
+    >>> from enn import calibration
+    >>> logits, labels = np.log([[[0.75, 0.25]] * 4]), np.array([[0], [0], [0], [1]])
+    >>> sets = calibration.make_conformal_classifier(logits, labels, 0.5, method="thr")
+    >>> round(sets.quantile, 3)  # The third of the scores 0.25, 0.25, 0.25 and 0.75
+    0.25
+    >>> print(sets(np.log([[[0.9, 0.1], [0.55, 0.45]]])))  # At least the top class
+    [[ True False]
+     [ True False]]
+
     Args:
       logits: of rows that were neither trained on nor used to choose a temperature,
         `[num_enn_samples, batch, num_classes]`.
@@ -266,6 +290,13 @@ def make_conformal_interval(
 
     The quantiles α/2 and 1 - α/2 of the samples, moved apart or together by the
     conformal quantile of `cqr_scores`.
+
+    >>> import numpy as np
+    >>> from enn import calibration
+    >>> samples, targets = np.zeros([10, 4, 1]), np.array([[1.0], [2.0], [3.0], [4.0]])
+    >>> interval = calibration.make_conformal_interval(samples, targets, alpha=0.5)
+    >>> [end.tolist() for end in interval(np.full([10, 1, 1], 20.0))]  # 20 ± 3
+    [[[17.0]], [[23.0]]]
 
     Args:
       samples: predictions for rows that were not trained on,

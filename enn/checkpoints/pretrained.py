@@ -50,6 +50,17 @@ def save_pretrained(
     a seed, or on the frozen base of an epinet. With `enn` the save tells networks that
     differ in this apart.
 
+    >>> import numpy as np
+    >>> from enn import checkpoints
+    >>> checkpoints.save_pretrained("slope", {"linear": {"w": np.array([2.0])}})
+    >>> params, state = checkpoints.load_pretrained("slope")
+    >>> params["linear"]["w"].tolist(), state
+    ([2.0], {})
+    >>> checkpoints.save_pretrained("slope", {"linear": {"w": "two"}})
+    Traceback (most recent call last):
+        ...
+    ValueError: params linear w must be an array of numbers, got str.
+
     Args:
       path: the folder, made where there is none.
       params: nested mappings of arrays, at any depth, with names of any characters.
@@ -110,6 +121,19 @@ def load_pretrained(
 
     For a sampler: `EnnCheckpoint(name, functools.partial(load_pretrained, path), ...)`.
 
+    >>> import jax, numpy as np
+    >>> from enn import checkpoints, networks
+    >>> enn = networks.MLPEnsembleMatchedPrior([4, 1], num_ensemble=2, seed=3)
+    >>> x = np.ones([3, 2])
+    >>> params, state = enn.init(jax.random.key(0), x, 0)
+    >>> checkpoints.save_pretrained("mine", params, state, enn=enn, inputs=x)
+    >>> loaded, state = checkpoints.load_pretrained("mine", like=enn)
+    >>> other = networks.MLPEnsembleMatchedPrior([4, 1], num_ensemble=2, seed=4)
+    >>> checkpoints.load_pretrained("mine", like=other)  # Of other prior functions
+    Traceback (most recent call last):
+        ...
+    ValueError: mine is of another network: with the same parameters this one ...
+
     Args:
       path: the folder; or, where there is none of this name, `owner/name` of a
         repository.
@@ -149,6 +173,18 @@ def load_enn(
 
     No code is run that the files bring: only functions and classes of `enn.networks`
     and of `register_constructor` are called, with numbers, strings, lists and dicts.
+
+    >>> import jax, numpy as np
+    >>> from enn import checkpoints, networks
+    >>> arguments = {"output_sizes": [4, 1], "num_ensemble": 2, "seed": 3}
+    >>> config = {"constructor": "MLPEnsembleMatchedPrior", "arguments": arguments}
+    >>> x, enn = np.ones([3, 2]), networks.MLPEnsembleMatchedPrior(**arguments)
+    >>> params, state = enn.init(jax.random.key(0), x, 0)
+    >>> checkpoints.save_pretrained("mine", params, state, inputs=x, config=config)
+    >>> again, params, state = checkpoints.load_enn("mine")
+    >>> out, same = (net.apply(params, state, x, 1)[0].preds for net in (enn, again))
+    >>> bool((out == same).all())
+    True
 
     Args:
       path: the folder or repository, as in `load_pretrained`.

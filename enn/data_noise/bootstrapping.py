@@ -57,6 +57,15 @@ DISTRIBUTIONS: dict[str, _Draw] = {
 class BootstrapNoise(base.DataNoise):
     """Replaces the weights of a batch by bootstrap weights.
 
+    >>> import numpy as np
+    >>> from enn import data_noise, datasets, networks
+    >>> enn = networks.MLPEnsembleMatchedPrior([1], num_ensemble=10)
+    >>> noise = data_noise.BootstrapNoise(enn, "bernoulli")
+    >>> x, rows = np.zeros([100, 1]), np.arange(100)[:, None]
+    >>> batch = datasets.ArrayBatch(x=x, y=x, data_index=rows)
+    >>> np.unique(noise(batch, np.int32(3)).weights).tolist()  # Half of the rows, twice
+    [0, 2]
+
     Attributes:
       enn: network whose indexer decides how weights depend on the index.
       distribution: of the weights; see `make_boot_fn`, which raises the errors.

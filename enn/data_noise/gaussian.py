@@ -31,6 +31,15 @@ _RowNoise = Callable[[chex.PRNGKey, enn_base.Index], jax.Array]
 class GaussianTargetNoise(base.DataNoise):
     """Adds Gaussian noise to the targets of a batch.
 
+    >>> import numpy as np
+    >>> from enn import data_noise, datasets, networks
+    >>> enn = networks.MLPEnsembleMatchedPrior([1], num_ensemble=10)
+    >>> noise = data_noise.GaussianTargetNoise(enn, noise_std=2.0)
+    >>> x, rows = np.zeros([1000, 1]), np.arange(1000)[:, None]
+    >>> batch = datasets.ArrayBatch(x=x, y=x, data_index=rows)
+    >>> round(float(noise(batch, np.int32(3)).y.std()))  # What member 3 trains on
+    2
+
     Attributes:
       enn: network whose indexer decides how the noise depends on the index.
       noise_std: standard deviation of the noise, in units of the targets.

@@ -45,7 +45,9 @@ def _by_position_too(cls: type[T]) -> type[T]:
 class ArrayBatch:
     """A batch of data: a pytree, and a mapping from field names to values.
 
-    >>> batch = ArrayBatch(np.zeros([3, 2]), np.arange(3))
+    >>> import numpy as np
+    >>> from enn import datasets
+    >>> batch = datasets.ArrayBatch(np.zeros([3, 2]), np.arange(3))
     >>> batch.replace(y=batch["y"] + 1).y
     array([1, 2, 3])
 

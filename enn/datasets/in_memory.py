@@ -23,6 +23,16 @@ class BatchIterator(Positioned, Iterator[base.ArrayBatch]):
     batches of `batch_size`: a batch may straddle epochs or exceed the data, and none
     is short. Leaves are NumPy arrays with the dtypes of the data.
 
+    >>> import numpy as np
+    >>> from enn import datasets, utils
+    >>> data = datasets.ArrayBatch(x=np.arange(4.0)[:, None], y=np.zeros(4))
+    >>> batches = utils.make_batch_iterator(data, batch_size=2)
+    >>> position = batches.state()
+    >>> rows = next(batches).data_index.ravel().tolist()
+    >>> batches.restore(position)
+    >>> next(batches).data_index.ravel().tolist() == rows
+    True
+
     Attributes:
       data: all rows, as the batches hold them: `y` of rank 1 became `[num_data, 1]`,
         a missing `data_index` counts the rows, missing `weights` are ones.
@@ -114,6 +124,14 @@ def make_batch_iterator(
 ) -> BatchIterator:
     """Returns endless batches of `data`, reshuffled every epoch.
 
+    >>> import numpy as np
+    >>> from enn import datasets, utils
+    >>> data = datasets.ArrayBatch(x=np.arange(4.0)[:, None], y=np.zeros(4))
+    >>> batches = utils.make_batch_iterator(data, batch_size=2, seed=0)
+    >>> epoch = [next(batches).data_index.ravel().tolist() for _ in range(2)]
+    >>> sorted(sum(epoch, []))  # Each row once
+    [0, 1, 2, 3]
+
     Args:
       data: arrays with one row an example, also in `extra`. `y` of shape
         `[num_data]` becomes `[num_data, 1]`; `data_index` defaults to the row
@@ -142,6 +160,13 @@ def process_shard(data: base.ArrayBatch) -> base.ArrayBatch:
     processes that `jax.distributed.initialize` joined; all rows where there is one.
     `data_index` still numbers the rows of all, which tells those of different
     processes apart.
+
+    >>> import numpy as np
+    >>> from enn import datasets, utils
+    >>> data = datasets.ArrayBatch(x=np.zeros([3, 1]), y=np.zeros(3))
+    >>> shard = utils.process_shard(data)  # Of one process, all rows
+    >>> shard.data_index.ravel().tolist()
+    [0, 1, 2]
 
     Args:
       data: arrays with one row an example, the same in all processes.

@@ -13,6 +13,11 @@ def make_moons(
 
     Equals scikit-learn's `make_moons` with `random_state=seed`.
 
+    >>> from enn import datasets
+    >>> x, y = datasets.make_moons(5, shuffle=False)
+    >>> print(y, x[0])  # The first moon starts at (1, 0).
+    [0 0 1 1 1] [1. 0.]
+
     Args:
       n_samples: number of points; of an odd number, the second moon has one more.
       shuffle: whether to mix the moons.
@@ -48,6 +53,11 @@ def make_moons(
 def make_test_data(n_samples: int = 20) -> in_memory.BatchIterator:
     """Returns an iterator over two moons with noise 0.1, all points in each batch.
 
+    >>> from enn import utils
+    >>> batch = next(utils.make_test_data(20))
+    >>> batch.x.shape, int(batch.y.sum())  # Half of the points in each moon
+    ((20, 2), 10)
+
     Raises:
       ValueError: unless `n_samples` is an integer >= 1.
     """
@@ -57,6 +67,11 @@ def make_test_data(n_samples: int = 20) -> in_memory.BatchIterator:
 
 def make_regression_data() -> tuple[np.ndarray, np.ndarray]:
     """Returns 20 noisy points of x + sin(3x) + sin(12x), with a gap on (0.5, 1).
+
+    >>> from enn import datasets
+    >>> x, y = datasets.make_regression_data()
+    >>> len(x), bool(((x > 0.5) & (x < 1)).any())
+    (20, False)
 
     Returns:
       Inputs and targets, each `[20]`; the noise has standard deviation 0.1.

@@ -14,6 +14,10 @@ from enn.datasets import base
 def change_ds_dict_to_enn_batch(ds_dict: base.DatasetDict) -> base.ArrayBatch:
     """Returns `ArrayBatch(x=image, y=label)` of an example with these two keys.
 
+    >>> from enn import datasets
+    >>> datasets.change_ds_dict_to_enn_batch({"image": [0.5], "label": 3}).y
+    3
+
     Raises:
       ValueError: if a key is missing.
     """
@@ -45,6 +49,11 @@ def add_data_index_to_dataset(ds: Any) -> Any:
 
 def get_per_device_batch_size(total_batch_size: int) -> int:
     """Returns the batch size of one of all devices, those of other processes too.
+
+    >>> import jax
+    >>> from enn import datasets
+    >>> datasets.get_per_device_batch_size(6 * jax.device_count())
+    6
 
     Raises:
       ValueError: unless `total_batch_size` is a multiple of the number of devices.

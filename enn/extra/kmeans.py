@@ -54,6 +54,13 @@ class KMeansCluster:
     https://doi.org/10.1109/TIT.1982.1056489. Each iteration moves every centroid to
     the mean of the rows nearest to it; one that is nearest to none stays.
 
+    >>> import jax, numpy as np
+    >>> from enn import extra
+    >>> x = np.array([[0.0], [1.0], [10.0], [11.0]])
+    >>> out = extra.KMeansCluster(2, num_iterations=10, key=jax.random.key(0)).fit(x)
+    >>> sorted(out.centroids.ravel().tolist())
+    [0.5, 10.5]
+
     Attributes:
       num_centroids: number of clusters.
       num_iterations: number of iterations; those after the centroids have come to

@@ -53,9 +53,7 @@ class ExpectedCalibrationError(AggregateMetricCalculator):
     >>> import numpy as np
     >>> from enn import metrics
     >>> ece = metrics.ExpectedCalibrationError(num_bins=10)
-    >>> logits = np.log(
-    ...     [[[0.75, 0.25]] * 4]
-    ... )  # Sure to 75 %, and right in half the rows.
+    >>> logits = np.log([[[0.75, 0.25]] * 4])  # Sure to 75 %, half of it right
     >>> state = ece(logits, np.array([[0], [0], [1], [1]]))
     >>> round(float(state.value), 3)
     0.25

@@ -125,17 +125,6 @@ class CatMLPEnsembleGpPrior(EnnWithAdditivePrior):
     Numbers follow the original `enn`: a GP has one output, which is added to all
     outputs of the network.
 
-    >>> import jax, numpy as np
-    >>> from enn import networks
-    >>> x, atoms = np.ones([3, 2]), np.linspace(-1, 1, 5)
-    >>> enn = networks.CatMLPEnsembleGpPrior([1], atoms, 2, num_ensemble=2, num_feat=8)
-    >>> params, state = enn.init(jax.random.key(0), x, 0)
-    >>> out, _ = enn.apply(params, state, x, 1)
-    >>> bool(
-    ...     (abs(out.preds - out.prior) <= 1).all()
-    ... )  # Between the atoms, and the prior
-    True
-
     Args:
       output_sizes: width of every layer; the last is the number of outputs.
       atoms: the values, `[num_atoms]`.
@@ -179,9 +168,7 @@ class CatMLPEnsembleMlpPrior(EnnWithAdditivePrior):
     >>> enn = networks.CatMLPEnsembleMlpPrior([1], atoms, x, num_ensemble=2)
     >>> params, state = enn.init(jax.random.key(0), x, 0)
     >>> out, _ = enn.apply(params, state, x, 1)
-    >>> bool(
-    ...     (abs(out.preds - out.prior) <= 1).all()
-    ... )  # Between the atoms, and the prior
+    >>> bool((abs(out.preds - out.prior) <= 1).all())  # Between the atoms
     True
 
     Args:

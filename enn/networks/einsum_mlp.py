@@ -190,6 +190,15 @@ def make_einsum_ensemble_mlp_enn(
     A single index, or fewer indices under `jax.vmap` than members, run only the
     members they select; more indices run all members once.
 
+    >>> import jax, numpy as np
+    >>> from enn import networks
+    >>> enn = networks.make_einsum_ensemble_mlp_enn([4, 1], num_ensemble=3)
+    >>> x = np.ones([3, 2])
+    >>> params, state = enn.init(jax.random.key(0), x, 0)
+    >>> outs = [enn.apply(params, state, x, member)[0] for member in range(3)]
+    >>> len({float(out[0, 0]) for out in outs})  # Three members, each its own
+    3
+
     Args:
       output_sizes: width of every layer; the last is the number of outputs.
       num_ensemble: number of members.
@@ -292,6 +301,13 @@ def make_ensemble_prior(
     """Returns `(x, z) -> Σ_k z_k f_k(x)` for fixed random MLPs f_k.
 
     The MLPs do not depend on z: under `jax.vmap` over z they run once.
+
+    >>> import numpy as np
+    >>> from enn import networks
+    >>> x, z = np.ones([3, 2]), np.array([1.0, -2.0])
+    >>> prior_fn = networks.make_ensemble_prior([4, 1], num_ensemble=2, dummy_input=x)
+    >>> np.allclose(prior_fn(x, 2 * z), 2 * prior_fn(x, z), atol=1e-5)  # Linear in z
+    True
 
     Args:
       output_sizes: width of every layer; the last is the number of outputs.

@@ -36,6 +36,15 @@ class EnsembleWithState(EnnArray):
     runs once, whatever the number of indices; the returned state then has a leading
     axis of indices, each copy with only its own member updated.
 
+    >>> import haiku as hk, numpy as np
+    >>> from enn import networks
+    >>> model = hk.without_apply_rng(hk.transform_with_state(lambda x: hk.Linear(1)(x)))
+    >>> enn = networks.EnsembleWithState(model, num_ensemble=3)
+    >>> w = np.array([1.0, 2.0, 3.0])[:, None, None]
+    >>> params = {"linear": {"w": w, "b": np.zeros([3, 1])}}
+    >>> print(enn.apply(params, {}, np.array([[10.0]]), 2)[0])  # The last member, 3 x
+    [[30.]]
+
     Args:
       model: transformed function of inputs alone, without apply-rng.
       num_ensemble: number of members.
@@ -139,8 +148,9 @@ def make_ensemble(
     >>> params["mlp/~/linear_0"]["w"].shape  # [num_ensemble, ...]
     (3, 3, 4)
     >>> out, _ = ensemble.apply(params, state, x, index)
-    >>> out.shape
-    (5, 2)
+    >>> own = jax.tree.map(lambda leaf: leaf[index.member], params)
+    >>> np.allclose(out, enn.apply(own, state, x, index.own_index)[0])
+    True
 
     Args:
       enn: the network; of Haiku, of another library or made by hand.
@@ -191,6 +201,17 @@ class MLPEnsembleMatchedPrior(EnnWithAdditivePrior):
     Member k predicts f_k(x) + prior_scale · p_k(x), where p_k is an MLP of the same
     sizes that never trains (Osband et al., 2018, Randomized prior functions for deep
     reinforcement learning, https://arxiv.org/abs/1806.03335). Inputs are flattened.
+
+    >>> import jax, numpy as np
+    >>> from enn import networks
+    >>> enn = networks.MLPEnsembleMatchedPrior([4, 1], num_ensemble=3, prior_scale=2.0)
+    >>> x = np.zeros([1, 2])
+    >>> params, state = enn.init(jax.random.key(0), x, 0)
+    >>> params["mlp/~/linear_0"]["w"].shape  # [num_ensemble, num_features, size]
+    (3, 2, 4)
+    >>> outs = [enn.apply(params, state, x + 1, member)[0] for member in range(3)]
+    >>> len({float(out.prior[0, 0]) for out in outs})  # Each member has its own prior.
+    3
 
     Args:
       output_sizes: width of every layer; the last is the number of outputs.
@@ -247,6 +268,12 @@ def combine_functions_choice_via_index(
     Under `jax.vmap` over z every function is evaluated once, not once for every
     index.
 
+    >>> import numpy as np
+    >>> from enn import networks
+    >>> prior_fn = networks.combine_functions_choice_via_index([np.sin, np.square])
+    >>> print(prior_fn(np.array([[3.0]]), np.int32(1)))
+    [[9.]]
+
     Args:
       prior_fns: functions `[batch, ...] -> [batch, num_outputs]` of equal outputs.
 
@@ -274,6 +301,12 @@ def combine_functions_linear_in_index(
     """Returns `(x, z) -> Σ_n z_n prior_fns[n](x)` for an index `[len(prior_fns)]`.
 
     The functions do not depend on z: under `jax.vmap` over z each is evaluated once.
+
+    >>> import jax.numpy as jnp, numpy as np
+    >>> from enn import networks
+    >>> prior_fn = networks.combine_functions_linear_in_index([jnp.abs, jnp.square])
+    >>> print(prior_fn(np.array([[3.0]]), np.array([10.0, 1.0])))  # 10 · 3 + 3²
+    [[39.]]
 
     Args:
       prior_fns: functions `[batch, ...] -> [batch, num_outputs]` of equal outputs.
@@ -391,6 +424,13 @@ def make_mlp_ensemble_prior_fns(
     b_init: hk.initializers.Initializer | None = None,
 ) -> Sequence[Callable[[chex.Array], chex.Array]]:
     """Returns `num_ensemble` fixed random MLPs `[batch, ...] -> [batch, num_outputs]`.
+
+    >>> import numpy as np
+    >>> from enn import networks
+    >>> x = np.ones([3, 2])
+    >>> fns = networks.make_mlp_ensemble_prior_fns([4, 1], x, num_ensemble=3, seed=1)
+    >>> len({float(fn(x)[0, 0]) for fn in fns})  # Three functions, each its own
+    3
 
     Args:
       output_sizes: width of every layer; the last is the number of outputs.

@@ -41,9 +41,7 @@ class ConcatIndexMLP(EpistemicModule):
     >>> init, x, z = hk.transform(forward).init, np.ones([3, 2]), np.ones(3)
     >>> params = jax.eval_shape(init, jax.random.key(0), x, z)
     >>> layers = [params[f"concat_index_mlp/linear{i}"] for i in ("", "_1")]
-    >>> [
-    ...     layer["w"].shape for layer in layers
-    ... ]  # Two inputs or four units, and the index
+    >>> [layer["w"].shape for layer in layers]  # Inputs or units, and the index
     [(5, 4), (7, 4)]
 
     Args:
@@ -89,14 +87,12 @@ class ConcatIndexMLP(EpistemicModule):
 class IndexMLPEnn(EnnArray):
     """An MLP on inputs and index, z = [1, ε] with E‖ε‖² = 1; see `ConcatIndexMLP`.
 
-    >>> import jax, numpy as np
+    >>> import jax
     >>> from enn import networks
     >>> enn = networks.IndexMLPEnn([4, 1], index_dim=3)
-    >>> x, z = np.ones([3, 2]), enn.indexer(jax.random.key(0))
-    >>> params, state = enn.init(jax.random.key(0), x, z)
-    >>> out, _ = enn.apply(params, state, x, z)
-    >>> float(z[0]), out.train.shape, out.extra["log_var"].shape
-    (1.0, (3, 1), (3, 1))
+    >>> z = enn.indexer(jax.random.key(0))
+    >>> float(z[0]), len(z)
+    (1.0, 3)
 
     Args:
       output_sizes: width of every layer; the last is the number of outputs.

@@ -100,9 +100,7 @@ def get_random_mlp_with_index(
     >>> prior_fn = networks.get_random_mlp_with_index(
     ...     x, z, key, sizes, prior_bias_std=0
     ... )
-    >>> np.allclose(
-    ...     prior_fn(2 * x, 2 * z), 2 * prior_fn(x, z)
-    ... )  # One layer, no bias: linear
+    >>> np.allclose(prior_fn(2 * x, 2 * z), 2 * prior_fn(x, z))  # A linear layer
     True
 
     Args:

@@ -64,8 +64,9 @@ class ManyExperiments:
     ...     train_log_freq=None,
     ... )
     >>> many.train(5)
-    >>> many.predict(np.ones([7, 2]), jax.random.key(0)).train.shape
-    (3, 7, 1)
+    >>> out = many.predict(np.ones([7, 2]), jax.random.key(0))  # [3 runs, 7, 1]
+    >>> [bool((prior == 0).all()) for prior in out.prior]
+    [True, False, False]
 
     A mesh of devices trains runs side by side, each on one device.
 

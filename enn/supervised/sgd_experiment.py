@@ -59,6 +59,20 @@ class Experiment(BaseExperiment):
     shows progress. An error of the data of one process stops all of them after the
     same step.
 
+    >>> import numpy as np, optax
+    >>> from enn import losses, networks, supervised
+    >>> x = np.linspace(-1, 1, 8)[:, None]
+    >>> enn = networks.MLPEnsembleMatchedPrior([4, 1], num_ensemble=2)
+    >>> loss_fn = losses.average_single_index_loss(losses.L2Loss(), 2)
+    >>> experiment = supervised.Experiment(
+    ...     enn, loss_fn, optax.adam(0.05), (x, x**2), train_log_freq=None
+    ... )
+    >>> before = experiment.loss((x, x**2), next(experiment.rng))
+    >>> experiment.train(100)
+    >>> after = experiment.loss((x, x**2), next(experiment.rng))
+    >>> experiment.step, bool(after < 0.5 * before)
+    (100, True)
+
     Attributes:
       dataset: the batches trained on.
       enn: the network.

@@ -30,7 +30,13 @@ TestExperiment.__test__ = False  # pyrefly: ignore[missing-attribute]  # for pyt
 
 
 def make_test_experiment(regression: bool) -> TestExperiment:
-    """Returns an experiment on the two moons, as a regression or with two classes."""
+    """Returns an experiment on the two moons, as a regression or with two classes.
+
+    >>> from enn import supervised
+    >>> test = supervised.make_test_experiment(regression=False)
+    >>> test.num_outputs, test.dummy_input.shape
+    (2, (20, 2))
+    """
     dataset = utils.make_test_data(20)
     if regression:
         num_outputs, single_loss = 1, losses.L2Loss()

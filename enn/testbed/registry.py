@@ -237,7 +237,12 @@ _AGENTS: dict[str, PaperAgent] = {
 
 
 def get_implemented_agents() -> list[str]:
-    """Returns the names of the agents."""
+    """Returns the names of the agents.
+
+    >>> from enn import testbed
+    >>> {"mlp", "ensemble", "epinet"} <= set(testbed.get_implemented_agents())
+    True
+    """
     return list(_AGENTS)
 
 

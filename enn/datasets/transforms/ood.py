@@ -12,6 +12,14 @@ from enn.datasets.utils import LabelSelection
 def sample_classes(num_classes: int, num_samples: int, seed: int) -> np.ndarray:
     """Returns `num_samples` of the classes 0, ..., `num_classes` - 1, all different.
 
+    >>> from enn.datasets.transforms import ood
+    >>> len(set(ood.sample_classes(10, num_samples=4, seed=0).tolist()))
+    4
+    >>> ood.sample_classes(3, num_samples=4, seed=0)
+    Traceback (most recent call last):
+        ...
+    ValueError: Cannot take a larger sample than population when replace is False
+
     Args:
       num_classes: number of classes to draw from.
       num_samples: number of classes to draw.
@@ -66,6 +74,19 @@ def make_ood_transformers(
 
     Numbers follow the original `enn`: the number of classes out of distribution is
     `int(fraction_ood_classes * num_classes)`, which rounds 0.29 * 100 down to 28.
+
+    >>> import grain, numpy as np
+    >>> from enn import datasets
+    >>> train, evaluation = datasets.make_ood_transformers(
+    ...     10, ood_proportion_in_train=0
+    ... )
+    >>> def example(label):
+    ...     return datasets.ArrayBatch(x=np.zeros(2), y=label)
+    >>> examples = grain.MapDataset.source(range(10)).map(example)
+    >>> len(train(examples))
+    8
+    >>> {name: len(transform(examples)) for name, transform in evaluation.items()}
+    {'eval': 10, 'eval_in_dist': 8, 'eval_out_dist': 2}
 
     Args:
       num_classes: number of classes.

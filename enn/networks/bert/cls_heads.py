@@ -47,9 +47,7 @@ def make_head_enn(
     >>> features = np.ones([5, 8])  # Pooled outputs of BERT
     >>> params, state = head.init(jax.random.key(0), features, 0)
     >>> samples = [head.apply(params, state, features, k)[0] for k in range(3)]
-    >>> len(
-    ...     {float(logits[0, 0]) for logits in samples}
-    ... )  # Three members, three opinions
+    >>> len({float(logits[0, 0]) for logits in samples})  # Three opinions
     3
 
     Args:

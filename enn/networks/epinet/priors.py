@@ -144,14 +144,6 @@ def make_cifar_conv_prior(
 ) -> PriorFn:
     """Returns a prior of small convolutional networks on images resized to 32x32.
 
-    >>> import numpy as np
-    >>> from enn.networks import epinet
-    >>> prior_fn = epinet.make_cifar_conv_prior(num_ensemble=2, num_classes=3)
-    >>> images, z = np.ones([1, 32, 32, 3]), np.array([1.0, 2.0])
-    >>> out, twice = prior_fn(images, z), prior_fn(images, 2 * z)
-    >>> np.allclose(2 * out, twice, atol=1e-4)  # Linear in z
-    True
-
     Args:
       num_ensemble: number of networks and size of the index.
       num_classes: number of outputs.

@@ -41,20 +41,6 @@ class VariationalLastLayer(EpistemicModule):
     The learned noise on logits that the authors' code adds to q_c is left out: it
     belongs to no index, and so to no function.
 
-    >>> import jax, numpy as np
-    >>> from enn import networks
-    >>> def module():
-    ...     return networks.VariationalLastLayer(1, noise_std=0.5)
-    >>> enn = networks.epistemic_network_from_module(
-    ...     module, networks.GaussianIndexer(3)
-    ... )
-    >>> features, z = np.ones([5, 2]), np.zeros(3)
-    >>> out, _ = enn.apply(*enn.init(jax.random.key(0), features, z), features, z)
-    >>> bool((out.preds == out.extra["last_layer_mean"]).all())  # At z = 0
-    True
-    >>> print(out.extra["noise_std"])
-    [0.5]
-
     Args:
       num_outputs: number of outputs.
       prior_variance: v > 0; 2 / num_features by default.
