@@ -5,6 +5,7 @@ training step. Data in memory have `enn.supervised` compute it once for each row
 so here; networks ask before they compute it:
 
 >>> import jax.numpy as jnp
+>>> from enn._known_rows import known_at, look_up
 >>> def double(inputs):
 ...     return 2 * inputs
 >>> def network(inputs):
