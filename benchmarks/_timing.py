@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 
 
 def median_seconds(
-    runs: Mapping[str, Callable[[], object]], repeats: int
+    runs: Mapping[str, Callable[[], object]],
+    repeats: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Returns the median time of each function.
 
@@ -18,7 +20,7 @@ def median_seconds(
     for _ in range(repeats):
         for name, run in runs.items():
             run()
-            start = time.perf_counter()
+            start = clock()
             run()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(clock() - start)
     return {name: statistics.median(seconds) for name, seconds in times.items()}
