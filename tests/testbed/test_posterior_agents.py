@@ -305,6 +305,21 @@ def test_numbers_of_grids():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["vbll", "linear_hyper_head"])
+def test_worlds_train_together(name):
+    problems = [testbed.problem_from_id(f"classification_2d/{i}") for i in (75, 85)]
+    options = {"hidden_sizes": (4,), "num_batches": 5}
+    data = [problem.train_data for problem in problems]
+    priors = [problem.prior_knowledge for problem in problems]
+    together = testbed.make_agent(name, **options).train_many(data, priors)
+    key = jax.random.PRNGKey(2)
+    for sampler, problem in zip(together, problems, strict=True):
+        alone = _train(name, problem, **options)
+        x = problem.data_sampler.test_x[:5]
+        np.testing.assert_allclose(sampler(x, key), alone(x, key), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["laplace", "linearised_laplace", "linear_hyper_head", "vbll", "swag"]
 )

@@ -99,9 +99,11 @@ class VariationalLastLayer(EpistemicModule):
         mean = features @ mean_weights
         draw = apply_factor(self.structure, factor, features, index)
         variance = marginal_variance(self.structure, factor, features)
-        prior_variance = self.prior_variance or 2 / num_features
+        prior_variance = self.prior_variance
+        if prior_variance is None:
+            prior_variance = 2 / num_features
         squares = jnp.sum(jnp.square(factor)) + jnp.sum(jnp.square(mean_weights))
-        constant = log_scale.size * (np.log(prior_variance) - 1)
+        constant = log_scale.size * (jnp.log(prior_variance) - 1)
         kl = 0.5 * (squares / prior_variance + constant) - jnp.sum(log_scale)
         extra = {
             "last_layer_mean": mean,
