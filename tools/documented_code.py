@@ -15,9 +15,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 def documents(root: pathlib.Path) -> list[pathlib.Path]:
     """Returns the Markdown files and the notebooks that hold code."""
+    pages = root.glob("docs/**/*.md")
     return [
         *root.glob("*.md"),
-        *sorted(root.glob("docs/**/*.md")),
+        *sorted(page for page in pages if "_build" not in page.parts),
         *sorted(root.glob("colabs/*.ipynb")),
     ]
 
