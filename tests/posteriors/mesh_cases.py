@@ -15,6 +15,7 @@ import optax
 
 from enn import losses, networks, posteriors, supervised, utils
 from enn.datasets import ArrayBatch
+from tests.networks import descriptors
 
 X = np.random.default_rng(0).normal(size=[64, 3]).astype(np.float32)
 DATA = ArrayBatch(x=X, y=(X[:, :1] > 0).astype(np.int32))
@@ -57,12 +58,41 @@ def predict(name: str, mesh: jax.sharding.Mesh | None = None) -> Any:
     return np.asarray(logits).tolist()
 
 
+NETWORKS = {
+    net.name: net
+    for net in descriptors.DESCRIPTORS
+    if net.name
+    in {
+        "gaussian_last_layer",
+        "laplace",
+        "linear_hyper_mlp",
+        "linearised_laplace",
+        "network_samples",
+        "sngp_mlp",
+        "vbll_mlp",
+    }
+}
+
+
+def predict_untrained(name: str, mesh: jax.sharding.Mesh | None = None) -> Any:
+    """Returns the logits of a network of the contract list at 16 indices."""
+    enn = NETWORKS[name].make()
+    inputs = np.concatenate([NETWORKS[name].inputs] * 2)
+    key = jax.random.PRNGKey(1)
+    params, state = jax.jit(enn.init)(key, inputs, enn.indexer(key))
+    logits = networks.make_batch_fwd(enn, 16, mesh=mesh)(params, state, inputs)
+    return np.asarray(logits).tolist()
+
+
+PREDICTIONS = dict.fromkeys(POSTERIORS, predict) | dict.fromkeys(
+    NETWORKS, predict_untrained
+)
+
+
 def main(out: str) -> None:
     results = {
-        f"{name} {axes}": predict(
-            name, jax.make_mesh(tuple(sizes.values()), tuple(sizes))
-        )
-        for name in POSTERIORS
+        f"{name} {axes}": run(name, jax.make_mesh(tuple(sizes.values()), tuple(sizes)))
+        for name, run in PREDICTIONS.items()
         for axes, sizes in MESHES.items()
     }
     pathlib.Path(out).write_text(json.dumps(results))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from laplax.curv import ggn
 
 from enn import networks, posteriors
 from enn.datasets import ArrayBatch
@@ -112,6 +113,42 @@ def test_the_curvature_is_the_ggn_of_the_whole_data() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.parametrize("likelihood", ["categorical", "gaussian"])
+def test_the_curvature_is_that_of_laplax(likelihood: Any) -> None:
+    # Their squared error has the Hessian 2, so that 1 / (2 σ²) of it is ours.
+    loss, factor = "cross_entropy", 1.0
+    kw: dict[str, Any] = {}
+    if likelihood == "gaussian":
+        loss, factor, kw = "mse", 1 / (2 * 0.3**2), {"noise_std": 0.3}
+    x = np.random.default_rng(1).normal(size=(7, 3)).astype(np.float32)
+    y: Any = np.array([[0], [1], [2], [1], [0], [2], [2]])
+    if likelihood == "gaussian":
+        y = np.eye(3, dtype=np.float32)[y[:, 0]]
+    net = hk.without_apply_rng(hk.transform(lambda x: hk.nets.MLP([4, 3])(x)))
+    params = net.init(jax.random.key(3), x)
+    posterior = posteriors.fit_linearised_laplace(
+        networks.wrap_transformed_as_enn(net),
+        params,
+        {},
+        ArrayBatch(x=x, y=y),
+        likelihood,
+        **kw,
+    )
+    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    multiply = ggn.create_ggn_mv_without_data(
+        lambda input, params: net.apply(params, input[None])[0], params, loss, factor
+    )
+    with jax.numpy_rank_promotion("allow"):
+        expected = jax.vmap(
+            lambda v: jax.flatten_util.ravel_pytree(
+                multiply(unravel(v), {"input": jnp.asarray(x), "target": y})
+            )[0]
+        )(jnp.eye(flat.size))
+    found = posterior.curvature["curvature"]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("structure", ["full", "diagonal", "low_rank"])
 def test_batches_and_an_earlier_fit_add_up(structure: Any) -> None:
     kw = {"structure": structure, "rank": 6 if structure == "low_rank" else None}

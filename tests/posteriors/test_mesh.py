@@ -1,4 +1,4 @@
-"""Samples drawn on a mesh of eight devices are those of one device."""
+"""On a mesh of eight devices posteriors sample and predict what they do on one."""
 
 import json
 import os
@@ -27,9 +27,9 @@ def on_meshes(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", mesh_cases.POSTERIORS)
-def test_meshes_sample_what_one_device_samples(name: str, on_meshes: Any) -> None:
-    expected = mesh_cases.predict(name)
+@pytest.mark.parametrize("name", mesh_cases.PREDICTIONS)
+def test_meshes_predict_what_one_device_predicts(name: str, on_meshes: Any) -> None:
+    expected = mesh_cases.PREDICTIONS[name](name)
     for axes in mesh_cases.MESHES:
         np.testing.assert_allclose(
             on_meshes[f"{name} {axes}"], expected, rtol=1e-4, atol=1e-5
