@@ -104,7 +104,7 @@ def compare(rows: Any, num_problems: int) -> Any:
                     "normalized_kl": ranked["normalized_kl"],
                     "normalized_stderr": ranked["normalized_stderr"],
                     "paired_stderr": _paired_stderr(agent, shared),
-                    "published": PUBLISHED.get(name) if tau > 1 else None,
+                    "published": PUBLISHED.get(name, np.nan) if tau > 1 else np.nan,
                     "min_pct_finite_kl": agent.pct_finite_kl.min(),
                 }
                 | {

@@ -76,6 +76,14 @@ def test_an_unfinished_agent_is_compared_on_its_problems(tmp_path, monkeypatch):
     np.testing.assert_allclose(table.normalized_kl["epinet"], 0.5)
 
 
+def test_at_tau_1_nothing_is_published(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "run_task", _fake_task)
+    arguments = ["--taus", "1", "--agents", "mlp", "epinet"]
+    command.main(["reproduce", "--out", str(tmp_path), *arguments])
+    table = pd.read_csv(tmp_path / "reproduction.csv")
+    assert table.published.isna().all()
+
+
 def test_the_length_of_sgmcmc_is_an_option():
     assert reproduction.agent_options("sgmcmc", 500_000) == {}
     assert reproduction.agent_options("bbb", 1000) == {}
