@@ -24,7 +24,7 @@ from enn.metrics.base import average_sampled_log_likelihood
 from enn.testbed.base import Array, ENNQuality, EpistemicSampler
 from enn.testbed.generative import GenerativeDataSampler
 
-_BLOCK = 2**24  # Logits that exist at once.
+_BLOCK = 2**22  # Logits that exist at once.
 
 
 class SampleBasedKL(Protocol):
