@@ -95,12 +95,27 @@ def test_joint_predictions() -> None:
     assert _num_pictures(notebook) == 1
 
 
+def test_testbed_demo() -> None:
+    notebook = _run("testbed_demo")
+    text = _text(notebook)
+    assert "10 data in 2 dimensions, tau = 10" in text
+    # The uniform baseline has a closed form.
+    uniform = float(re.search(r"uniform +KL ([\d.]+)", text)[1])
+    assert uniform == pytest.approx(4.006, abs=1e-3)
+    mlp, ensemble = _row(text, "mlp"), _row(text, r"ensemble\+")
+    assert mlp[0] < uniform
+    assert ensemble[1] == pytest.approx(mlp[1], abs=0.05)
+    assert float(re.search(r"own: KL ([\d.]+)", text)[1]) < uniform
+    assert _num_pictures(notebook) == 2
+
+
 @pytest.mark.parametrize(
     ("name", "extras"),
     [
         ("enn_demo", "demo"),
         ("epinet_demo", "demo,checkpoints"),
         ("joint_predictions", "demo"),
+        ("testbed_demo", "plots"),
     ],
 )
 def test_first_cell_installs_from_git_on_colab_and_nothing_elsewhere(
@@ -118,7 +133,9 @@ def test_first_cell_installs_from_git_on_colab_and_nothing_elsewhere(
     assert installs == [f'install --quiet "enn[{extras}] @ git+{repository}"']
 
 
-@pytest.mark.parametrize("name", ["enn_demo", "epinet_demo", "joint_predictions"])
+@pytest.mark.parametrize(
+    "name", ["enn_demo", "epinet_demo", "joint_predictions", "testbed_demo"]
+)
 def test_stored_notebook_is_small_has_run_in_order_and_without_errors(
     name: str,
 ) -> None:
