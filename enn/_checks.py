@@ -89,7 +89,10 @@ def as_column(name: str, array: Any) -> Any:
     """
     if np.ndim(array) == 1:
         return array[:, None]
-    shape(name, array, (None, 1), "[batch, 1]")
+    axes = "[batch, 1]"
+    if np.ndim(array) == 3 and np.shape(array)[2] == 1:
+        axes += ", with an axis of devices merged into that of the batch"
+    shape(name, array, (None, 1), axes)
     return array
 
 

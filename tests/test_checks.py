@@ -65,10 +65,15 @@ def test_a_value_for_each_row_becomes_a_column(array):
     np.testing.assert_array_equal(column, [[0], [1], [2]])
 
 
-@pytest.mark.parametrize("array", [np.ones((4, 2)), np.ones((4, 1, 1)), 3])
+@pytest.mark.parametrize("array", [np.ones((4, 2)), np.ones((4, 1, 1, 1)), 3])
 def test_another_shape_is_no_column(array):
     with pytest.raises(ValueError, match=r"^labels must have shape \[batch, 1\], got"):
         _checks.as_column("labels", array)
+
+
+def test_an_axis_of_devices_is_named():
+    with pytest.raises(ValueError, match=r"axis of devices .* got \[2, 30, 1\]"):
+        _checks.as_column("batch.y", np.ones((2, 30, 1)))
 
 
 @pytest.mark.parametrize("value", [0, 3, np.int8(2)])
