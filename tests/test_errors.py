@@ -129,6 +129,7 @@ def test_modules_and_classes_in_place_of_networks(
     one_line(error, message, call)
 
 
+@pytest.mark.slow
 def test_lists_of_lists_as_inputs() -> None:
     rows, key = X.tolist(), jax.random.key(0)
     for call in (
@@ -142,6 +143,7 @@ def test_lists_of_lists_as_inputs() -> None:
         one_line(ValueError, r"got a list: pass np\.asarray\(", call)
 
 
+@pytest.mark.slow
 def test_inputs_without_features() -> None:
     message = r"x must be \[batch, \.\.\.\], got shape \[8\].* pass x\[:, None\]"
     enn = networks.MLPEnsembleMatchedPrior([5, 2], num_ensemble=3)

@@ -237,6 +237,7 @@ def test_null_bootstrap_replaces_weights_by_ones():
     np.testing.assert_allclose(loss, 5 / 3, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.strict
 def test_l2_with_bootstrap_is_l2_on_bootstrapped_data():
     enn, batch = cases.golden_ensemble(1), golden.batch("regression")

@@ -149,6 +149,7 @@ def _made(make, num_outputs):
     return make([4, num_outputs])
 
 
+@pytest.mark.slow
 @pytest.mark.strict
 @pytest.mark.parametrize("make", [_gp_prior, _mlp_prior])
 @pytest.mark.parametrize("num_outputs", [1, 2])

@@ -106,6 +106,7 @@ def test_a_part_without_state_keeps_the_state_of_the_other(stateless_part: str) 
     assert all(values["counter"] == 1 for values in new_state.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_indices", [1, 4])
 def test_an_ensemble_on_a_base_with_state(num_indices: int) -> None:
     # Once, the base's scalar counters were taken for members of the ensemble.

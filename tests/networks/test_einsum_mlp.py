@@ -219,6 +219,7 @@ def test_a_single_index_runs_a_single_member():
     assert cost <= 1.1 * mlp_flops(32, 16, 32, 3)
 
 
+@pytest.mark.slow
 def test_many_indices_run_every_prior_once():
     enn = einsum_mlp.make_ensemble_mlp_with_prior_enn([32, 3], WIDE, NUM_MEMBERS)
     members = NUM_MEMBERS * mlp_flops(32, 16, 32, 3)

@@ -405,6 +405,7 @@ def test_layer_sizes_below_one_are_refused(make, sizes):
         make(sizes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_ensemble", "num_indices"), [(1, 3), (4, 3), (4, 40), (10, 3)]
 )

@@ -128,6 +128,7 @@ def test_a_prior_is_scaled_output_by_output():
         networks.scale_prior(_two_outputs(), [1, 0, 0]).apply(params, {}, x, 0)
 
 
+@pytest.mark.slow
 def test_a_learned_scale_is_one_number_for_all_inputs_and_trains():
     enn = networks.add_learned_scale(_two_outputs(), 2, init_scale=0.3)
     x = np.ones([4, 2], np.float32)

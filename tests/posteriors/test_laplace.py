@@ -135,6 +135,7 @@ def test_structures_of_three_classes(structure: Any, expected: list[float]) -> N
     np.testing.assert_allclose(variance[0], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_shared_covariance_of_three_outputs() -> None:
     data = ArrayBatch(x=D1.x, y=np.zeros([5, 3]))
     posterior = _fit(data, W, structure="shared", noise_std=1.0)
@@ -180,6 +181,7 @@ def test_the_best_prior_precision_of_a_diagonal() -> None:
     np.testing.assert_allclose(best.log_marginal_likelihood, evidences.max(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_deep_kernel_of_the_testbed() -> None:
     features = np.array([[1, 2, 2], [0, 3, 4], [2, 0, 0], [1, 1, 1]], np.float32)
     tau = 0.1
@@ -221,6 +223,7 @@ def _rows(rows: slice) -> ArrayBatch:
     return ArrayBatch(x=LABELS.x[rows], y=LABELS.y[rows])
 
 
+@pytest.mark.slow
 def test_batches_weights_and_an_earlier_fit_add_up() -> None:
     whole = _fit(LABELS, W, "categorical")
     parts = [_rows(slice(i, i + 2)) for i in (0, 2, 4)]

@@ -33,6 +33,7 @@ def path(
     return np.array(thetas)
 
 
+@pytest.mark.slow
 def test_loss_with_the_prior_is_that_of_the_posterior() -> None:
     net = networks.EnnArray(
         lambda params, state, x, index: (x * params["w"][None], state),

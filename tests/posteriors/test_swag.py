@@ -82,6 +82,7 @@ def test_samples_follow_their_formula() -> None:
         np.testing.assert_allclose(samples[i], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rank", "scale"), [(3, 0.5), (20, 0.5), (2, 1.0)])
 def test_samples_have_the_covariance(rank: int, scale: float) -> None:
     """With fewer snapshots than the rank, as many as there are count."""
@@ -153,6 +154,7 @@ def make_run() -> Any:
     return tiny.make_experiment(optimizer=optimizer)
 
 
+@pytest.mark.slow
 def test_an_experiment_resumes_in_the_middle_of_recording(
     tmp_path: pathlib.Path,
 ) -> None:

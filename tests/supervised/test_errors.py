@@ -145,6 +145,7 @@ def test_a_loss_at_a_single_index() -> None:
         supervised.MultilossExperiment(ENN, [trainer], optax.sgd(0.1))
 
 
+@pytest.mark.slow
 def test_errors_leave_the_experiment_usable() -> None:
     experiment = make_experiment()
     experiment.train(3)

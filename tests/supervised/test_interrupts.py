@@ -50,6 +50,7 @@ def press() -> None:
     signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_resumes(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,6 +75,7 @@ def test_ctrl_c_saves_and_resumes(
     tiny.assert_same_training(experiment, whole)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_resumes_bit_identically(tmp_path: pathlib.Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
     experiment = tiny.make_experiment(
@@ -91,6 +93,7 @@ def test_sigterm_saves_and_resumes_bit_identically(tmp_path: pathlib.Path) -> No
     tiny.assert_same_training(resumed, whole)
 
 
+@pytest.mark.slow
 def test_a_batch_of_another_shape_is_not_lost(tmp_path: pathlib.Path) -> None:
     # The reader holds batch 14, which does not stack with those before it.
     sizes = {14: 3, 15: 4}

@@ -104,6 +104,7 @@ def test_runs_on_their_own_data_train_as_alone(
         assert_same_run(many, run, alone)
 
 
+@pytest.mark.slow
 def test_given_inputs_leave_the_first_batch_to_training() -> None:
     many, alone = make_many(init_x=make_data().x), make_alone(1, init_x=make_data().x)
     many.train(4)
@@ -111,6 +112,7 @@ def test_given_inputs_leave_the_first_batch_to_training() -> None:
     assert_same_run(many, 1, alone)
 
 
+@pytest.mark.slow
 def test_runs_differ_in_seeds_alone_and_share_one_seed() -> None:
     def make(**kwargs: Any) -> supervised.ManyExperiments:
         parts = (lambda _: tiny.make_enn(), lambda *_: tiny.loss_fn)
@@ -129,6 +131,7 @@ def test_runs_differ_in_seeds_alone_and_share_one_seed() -> None:
     assert seeds.state.network_state["calls"]["count"].tolist() == [7, 7]
 
 
+@pytest.mark.slow
 def test_an_optimiser_may_change_the_types_of_its_state(tmp_path: Any) -> None:
     def init(params: Any) -> Any:
         return jnp.zeros([], jnp.int32)
@@ -199,6 +202,7 @@ def test_one_run_that_diverges_changes_no_other() -> None:
     assert_close(many.run(1)[1], alone.state)
 
 
+@pytest.mark.slow
 def test_experiments_of_the_same_functions_compile_once() -> None:
     many = make_many()
     many.train(3)

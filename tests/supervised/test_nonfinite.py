@@ -36,6 +36,7 @@ def make_experiment(bad: dict[int, float], **kwargs: Any) -> Any:
     return tiny.make_experiment(make_batches(bad), **kwargs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bad_step", "value"), [(1, np.nan), (17, np.inf), (20, np.nan), (60, np.nan)]
 )
@@ -81,6 +82,7 @@ def test_training_may_go_on_regardless() -> None:
         experiment.train(1, on_nonfinite="go")
 
 
+@pytest.mark.slow
 def test_no_bad_state_is_saved(tmp_path: pathlib.Path) -> None:
     batches = utils.make_batch_iterator(tiny.make_data(), batch_size=1)
     last_row = [int(next(batches).data_index[0, 0]) for _ in range(12)][-1]

@@ -109,6 +109,7 @@ def test_seeds_of_shared_programs_stay_apart() -> None:
     assert first.state.params["linear"]["w"][0] != second.state.params["linear"]["w"][0]
 
 
+@pytest.mark.slow
 def test_another_optimiser_or_loss_has_a_program_of_its_own() -> None:
     def zero_loss(enn: Any, params: Any, state: Any, batch: Any, key: Any) -> Any:
         loss, aux = tiny.loss_fn(enn, params, state, batch, key)
@@ -126,6 +127,7 @@ def test_another_optimiser_or_loss_has_a_program_of_its_own() -> None:
     np.testing.assert_array_equal(moves[2], 0)
 
 
+@pytest.mark.slow
 def test_programs_not_used_for_long_are_forgotten() -> None:
     networks = [tiny.make_enn() for _ in range(programs._MAX_KEPT + 1)]
     first = weakref.ref(networks[0])

@@ -32,6 +32,7 @@ def test_dataset_appends_ones_to_the_inputs(extra_input_dim):
     np.testing.assert_array_equal(dataset.data.y[:, 0], frame["y"])
 
 
+@pytest.mark.slow
 def test_training_gives_the_losses_of_the_notebook():
     dataset = regression_data.make_dataset()
     enn = networks.MLPEnsembleMatchedPrior(

@@ -97,6 +97,7 @@ def test_what_does_not_fit_is_an_error_and_changes_nothing() -> None:
     assert set(np.ravel(replay.sample(KEY, 20).x).tolist()) == {0, 1}
 
 
+@pytest.mark.slow
 def test_an_experiment_trains_on_rows_that_come_in() -> None:
     data = tiny.make_data()
 

@@ -101,6 +101,7 @@ def _assert_same(one: supervised.Experiment, other: supervised.Experiment) -> No
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "num_fixed"), NETWORKS)
 def test_known_values_change_no_numbers(
     make: Callable[[], base.EpistemicNetwork], num_fixed: int
@@ -112,6 +113,7 @@ def test_known_values_change_no_numbers(
     _assert_same(known, computed)
 
 
+@pytest.mark.slow
 def test_other_inputs_than_the_batch_are_computed() -> None:
     def shifted(enn: Any, params: Any, state: Any, batch: Any, key: Any) -> Any:
         moved = ArrayBatch(x=batch.x + 1, y=batch.y)
@@ -125,6 +127,7 @@ def test_other_inputs_than_the_batch_are_computed() -> None:
     _assert_same(known, _train(enn, (batch for batch in _batches()), shifted))
 
 
+@pytest.mark.slow
 def test_a_step_does_not_run_the_priors() -> None:
     x = np.ones((8, 32), np.float32)
     batch = ArrayBatch(x=x, y=np.zeros((8, 1), int))

@@ -226,6 +226,7 @@ def test_the_same_step_is_saved_again_after_going_back(tmp_path: pathlib.Path) -
     tiny.assert_identical(again.state, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", ["unsafe_rbg", "threefry2x32"])
 def test_keys_of_another_generator_are_refused_before_anything_moves(
     other: str, tmp_path: pathlib.Path
@@ -264,6 +265,7 @@ def _counts_keys(impl: str) -> Any:
     return base.EpistemicNetwork(apply, init, enn.indexer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
 def test_typed_keys_in_the_network_state_are_saved(
     impl: str, tmp_path: pathlib.Path
@@ -281,6 +283,7 @@ def test_typed_keys_in_the_network_state_are_saved(
         other.restore(tmp_path)
 
 
+@pytest.mark.slow
 def test_optimiser_state_that_changes_its_type_is_saved(tmp_path: pathlib.Path) -> None:
     def make() -> supervised.Experiment:
         return tiny.make_experiment(
@@ -329,6 +332,7 @@ def test_unfinished_saves_are_not_picked_up(copied: pathlib.Path) -> None:
     assert supervised.saved_steps(copied / "nowhere") == []
 
 
+@pytest.mark.slow
 def test_damage_of_any_file_is_seen(copied: pathlib.Path) -> None:
     experiment = tiny.make_experiment()
     latest = copied / "000002-step-20"
@@ -402,6 +406,7 @@ def _with_prior(seed: int) -> Any:
     return base.EpistemicNetwork(apply, enn.init, enn.indexer)
 
 
+@pytest.mark.slow
 def test_a_network_of_other_priors_is_refused(tmp_path: pathlib.Path) -> None:
     """It has the same parameters and predicts something else with them."""
     first = tiny.make_experiment(enn=_with_prior(3))

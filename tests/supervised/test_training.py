@@ -142,6 +142,7 @@ def make_experiment(dataset: Any, **kwargs: Any) -> tuple[Any, MemoryLogger]:
     return experiment, logger
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("train_log_freq", "eval_log_freq", "in_memory"),
     [
@@ -178,6 +179,7 @@ def test_fused_training_equals_one_step_at_a_time(
     assert_same_rows(logger.rows, rows)
 
 
+@pytest.mark.slow
 def test_batches_whose_shape_changes_midway() -> None:
     def dataset() -> Iterator[ArrayBatch]:
         sizes = [5] * 9 + [3] * 2 + [5] + [3] + [5] * (NUM_STEPS - 12)
@@ -192,6 +194,7 @@ def test_batches_whose_shape_changes_midway() -> None:
     assert counted.count == NUM_STEPS + 1
 
 
+@pytest.mark.slow
 def test_an_iterator_that_ends_early_leaves_exactly_the_steps_done() -> None:
     def dataset() -> Iterator[ArrayBatch]:
         return itertools.islice(utils.make_batch_iterator(make_data(), 5), 38)
@@ -251,6 +254,7 @@ def test_chunks_stay_within_their_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     np.testing.assert_allclose(chunk.data[0].x[chunk.batches[0]], expected.x, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="concerns CPU alone")
 def test_convolutions_train_outside_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a loop XLA runs them up to 30 times slower on CPU."""
@@ -294,6 +298,7 @@ def test_optimizers_that_need_the_parameters_work() -> None:
     assert np.linalg.norm(experiment.state.params["linear"]["w"]) < 0.5 * before
 
 
+@pytest.mark.slow
 def test_integer_network_state_keeps_its_type_and_counts_steps() -> None:
     def net(x: jax.Array) -> jax.Array:
         x = hk.BatchNorm(True, True, 0.9)(hk.Linear(2)(x), is_training=True)

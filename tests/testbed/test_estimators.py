@@ -40,6 +40,7 @@ def test_projection_beside_the_exact_value():
     np.testing.assert_allclose(exact, -15.327194, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_cluster_a_sample_is_exact():
     probits = PROBITS[:4]
     each = lambda probits, labels, key: (  # noqa: E731

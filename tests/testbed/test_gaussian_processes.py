@@ -216,6 +216,7 @@ def test_the_exact_posterior_has_no_kl():
     assert quality.extra["stream"] == "default"
 
 
+@pytest.mark.slow
 def test_marginal_kl_is_that_of_gaussians():
     """By numerical integration, at one input and two functions, 1 and 2."""
     x_train, x_test = inputs(num_test=1)
@@ -257,6 +258,7 @@ def constant(data, prior):
     return lambda x, key: jnp.zeros([len(x), 1])
 
 
+@pytest.mark.slow
 def test_regression_id_is_judged_by_noise_alone():
     problem = problems.problem_from_id("regression/15")
     config = problems.SETTINGS["regression/15"]
@@ -275,6 +277,7 @@ def test_regression_id_is_judged_by_noise_alone():
     assert quality.extra["stream"] == "default"
 
 
+@pytest.mark.slow
 def test_enn_paper_id_is_judged_by_the_posterior():
     problem = problems.problem_from_id("enn_paper/15")
     data = problem.data_sampler

@@ -25,7 +25,6 @@ SMALL = {
     "hypermodel": {"hidden_sizes": (5,)},
     "epinet": {"hidden_sizes": (5,), "epi_hiddens": (3,)},
 }
-SLOW = {"ensemble+", "hypermodel", "epinet", "dropout", "bbb"}
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +42,8 @@ def _logits(sampler):
     return sampler.sample_many(x, jax.random.split(jax.random.PRNGKey(0), 4))
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in SMALL]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
 def test_each_is_as_alone(name, problems):
     agent = testbed.make_agent(name, num_batches=30, **SMALL[name])
     data, priors = _parts(problems)
@@ -58,6 +56,7 @@ def test_each_is_as_alone(name, problems):
     assert not np.allclose(_logits(together[0]), _logits(together[1]), atol=1e-2)
 
 
+@pytest.mark.slow
 def test_distinct_rows_have_the_loss_of_the_batch(problems):
     data, prior = problems[0].train_data, problems[0].prior_knowledge
     enn = networks.make_einsum_ensemble_mlp_enn([4, 2], 2)
@@ -151,6 +150,7 @@ def test_problems_of_other_shapes_are_refused(problems):
         agent.train_many(data, priors)
 
 
+@pytest.mark.slow
 def test_keys_of_an_ensemble_are_told_apart(problems):
     agent = testbed.make_agent("ensemble", num_ensemble=3, num_batches=2)
     sampler = agent(problems[0].train_data, problems[0].prior_knowledge)

@@ -146,6 +146,7 @@ def gp_problem(make):
     return problems.SampleBasedTestbed(data, lambda *_: None, prior)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [gp.GPRegression, gp.GPRegressionEnvLikelihood])
 def test_regression_over_the_first_coordinate(make):
     problem = gp_problem(make)

@@ -59,6 +59,7 @@ def _mlp(params, x):
     return np.concatenate([hidden, np.ones([len(x), 1])], axis=1), hidden @ w1 + b1
 
 
+@pytest.mark.slow
 def test_laplace_has_the_prior_of_its_weight_decay(plane):
     sampler = _train("laplace", plane, hidden_sizes=(4,), num_batches=5)
     x = plane.data_sampler.test_x[:3]
@@ -150,6 +151,7 @@ def _decay(params, prefix):
     return TEMPERATURE**0.5 * 2 / 10 * sum(squares)
 
 
+@pytest.mark.slow
 def test_vbll_decays_its_trunk_and_has_its_prior_on_the_last_layer(plane):
     enn, params, state, loss, batch = _setup("vbll", plane, hidden_sizes=(4,))
     out, _ = enn.apply(params, state, batch.x, enn.indexer(jax.random.PRNGKey(0)))
@@ -169,6 +171,7 @@ def test_vbll_decays_its_trunk_and_has_its_prior_on_the_last_layer(plane):
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_hyper_head_trains_on_all_signed_axes(plane):
     options = {"hidden_sizes": (4,), "index_dim": 3}
     enn, params, state, loss, batch = _setup("linear_hyper_head", plane, **options)

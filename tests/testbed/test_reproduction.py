@@ -35,6 +35,7 @@ def _fake_task(task):
     }
 
 
+@pytest.mark.slow
 def test_reproduction_is_run_resumed_and_drawn(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "run_task", _fake_task)
     arguments = ["reproduce", "--out", str(tmp_path), "--agents", "mlp", "epinet"]

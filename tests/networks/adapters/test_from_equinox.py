@@ -158,6 +158,7 @@ def test_module_with_an_index_and_state():
     np.testing.assert_array_equal(jax.tree.leaves(state), [2])
 
 
+@pytest.mark.slow
 def test_training_then_inference_with_the_same_parameters():
     trained = assert_learns(from_equinox(_stateful))
     enn = from_equinox(_inference)

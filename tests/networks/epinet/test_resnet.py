@@ -119,6 +119,7 @@ def test_checkpoint_of_a_trained_base_reads_it_with_the_epinet() -> None:
     np.testing.assert_allclose(out.preds, base_out.preds + epinet_out.preds, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_base_index_of_the_config_is_used() -> None:
     saved = _resnet(2)
     outs = []

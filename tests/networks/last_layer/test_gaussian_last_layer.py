@@ -134,6 +134,7 @@ def test_operations_of_200_indices(
     assert cost.flops(at_indices, features, factor, indices) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_a_thousand_indices_cost_less_than_a_third_of_a_resnet(structure: Any) -> None:
     config = networks.CanonicalResNets.RESNET_18.value

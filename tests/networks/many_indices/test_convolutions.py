@@ -93,6 +93,7 @@ def test_members_with_randomness_of_their_own_are_not_grouped(key: Any) -> None:
     assert cost.convolutions(jax.grad(loss), params) == [1] * 3 * (2 + 3)
 
 
+@pytest.mark.slow
 def test_a_compiled_step_is_linear_in_the_number_of_members() -> None:
     def flops(num_ensemble: int) -> float:
         enn = _lenet(num_ensemble)
@@ -117,6 +118,7 @@ def test_predictions_do_not_loop_over_convolutions() -> None:
     assert " scan" not in str(jax.make_jaxpr(predict)(*variables, images))
 
 
+@pytest.mark.slow
 def test_prior_functions_have_no_grouped_convolutions() -> None:
     prior = networks.epinet.make_cifar_conv_prior(3, 2, output_channels=(2, 3))
     indices = np.ones((4, 3), np.float32)

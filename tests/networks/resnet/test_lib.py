@@ -196,6 +196,7 @@ def test_canonical_networks_have_the_groups_of_the_papers() -> None:
     assert list(configs) == list(CANONICAL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "num_params"),
     [("RESNET_18", 172_506), ("RESNET_32", 464_154), ("RESNET_50", 23_520_842)],

@@ -36,6 +36,7 @@ def _without_members(shapes: Any) -> Any:
     return jax.tree.map(lambda s: s[1:], shapes, is_leaf=lambda s: isinstance(s, tuple))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [ResnetMlpPrior, ResnetCnnPrior])
 def test_prior_is_scaled_and_gets_no_gradients(
     make: Any,
