@@ -5,8 +5,9 @@ import contextlib
 import hashlib
 import http.server
 import json
-import threading
 from collections.abc import Iterator
+
+from tests.checkpoints.server import serving
 
 
 class HubServer:
@@ -117,12 +118,5 @@ class HubServer:
             def log_message(self, *args: object) -> None:  # pyrefly: ignore[bad-override]
                 pass
 
-        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-            self.url = f"http://127.0.0.1:{server.server_port}"
-            thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-            thread.start()
-            try:
-                yield self
-            finally:
-                server.shutdown()
-                thread.join()
+        with serving(Handler) as self.url:
+            yield self

@@ -11,6 +11,19 @@ from collections.abc import Callable, Iterator
 Answer = Callable[[http.server.BaseHTTPRequestHandler], None]
 
 
+@contextlib.contextmanager
+def serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Gives the address of a server on this computer, which stops at the end."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 class Server:
     """Answers `GET /path` with the next of the answers queued for it, or the last.
 
@@ -40,15 +53,8 @@ class Server:
             def log_message(self, *args: object) -> None:  # pyrefly: ignore[bad-override]
                 pass
 
-        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-            self.url = f"http://127.0.0.1:{server.server_port}"
-            thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-            thread.start()
-            try:
-                yield self
-            finally:
-                server.shutdown()
-                thread.join()
+        with serving(Handler) as self.url:
+            yield self
 
     def put(self, name: str, *answers: Answer | bytes) -> str:
         """Serves `/name`; returns its URL. Bytes are a good answer."""
