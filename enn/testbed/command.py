@@ -192,12 +192,18 @@ def _option(text: str) -> tuple[str, Any]:
         return name, value
 
 
+def _run_tasks(
+    tasks: Sequence[dict[str, Any]], directory: str | pathlib.Path, workers: int
+) -> None:
+    executor = sweeps.local_executor(workers) if workers > 1 else None
+    sweeps.run_sweep(run_task, tasks, directory, executor=executor)
+
+
 def _run(args: argparse.Namespace) -> None:
     options = dict(map(_option, args.option))
     worlds = _worlds(args.sweep, args.problem)
     tasks = make_tasks(args.agent, options, worlds, args.taus, args.stream)
-    executor = sweeps.local_executor(args.workers) if args.workers > 1 else None
-    sweeps.run_sweep(run_task, tasks, args.out, executor=executor)
+    _run_tasks(tasks, args.out, args.workers)
     print(_table(args.out, args.normalize_by))
 
 
@@ -205,7 +211,7 @@ def _rank(args: argparse.Namespace) -> None:
     print(_table(args.results, args.normalize_by))
 
 
-def results_frame(directory: str) -> Any:
+def results_frame(directory: str | pathlib.Path) -> Any:
     """Returns the results in a folder as a pandas data frame, with `agent_name`.
 
     Raises:
@@ -248,7 +254,6 @@ def _reproduce(args: argparse.Namespace) -> None:
     directory = pathlib.Path(args.out)
     results = directory / "problems"
     worlds = _worlds(args.sweep, None)
-    executor = sweeps.local_executor(args.workers) if args.workers > 1 else None
     all_tasks = {
         agent: make_tasks(
             agent, agent_options(agent, args.sgmcmc_steps), worlds, args.taus, "default"
@@ -259,9 +264,9 @@ def _reproduce(args: argparse.Namespace) -> None:
     for agent, tasks in all_tasks.items():
         if not args.no_run:
             print(agent, flush=True)
-            sweeps.run_sweep(run_task, tasks, results, executor=executor)
+            _run_tasks(tasks, results, args.workers)
         # After each agent, so that an unfinished reproduction has a table too.
-        table = write_comparison(results, directory, len(worlds))
+        table = write_comparison(results_frame(results), directory, len(worlds))
     print(table)
 
 

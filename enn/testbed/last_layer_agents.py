@@ -6,8 +6,9 @@ their Gaussian while they train.
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import haiku as hk
@@ -99,24 +100,8 @@ class LaplaceConfig(TrunkConfig):
 
 def make_laplace_agent(config: LaplaceConfig) -> TestbedAgent:
     """Returns the agent `laplace`, on `enn.posteriors.fit_laplace`."""
-
-    def agent(data: Data, prior: PriorKnowledge) -> EpistemicSampler:
-        enn = _mlp(config, prior)
-        state = config.train(enn, data, prior)
-        posterior = posteriors.fit_laplace(
-            enn,
-            state.params,
-            state.network_state,
-            ArrayBatch(x=data.x, y=data.y),
-            "categorical",
-            structure=config.structure,
-            last_layer=config.last_layer(),
-            prior_precision=config.prior_precision or config.precision(prior),
-            temperature=config.alg_temperature,
-        )
-        return EnnSampler(posterior.enn, posterior.params, posterior.state)
-
-    return agent
+    fit = functools.partial(posteriors.fit_laplace, last_layer=config.last_layer())
+    return _laplace_agent(config, fit)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,18 +123,25 @@ class LinearisedLaplaceConfig(TrunkConfig):
 
 def make_linearised_laplace_agent(config: LinearisedLaplaceConfig) -> TestbedAgent:
     """Returns the agent `linearised_laplace`."""
+    fit = functools.partial(posteriors.fit_linearised_laplace, rank=config.rank)
+    return _laplace_agent(config, fit)
+
+
+def _laplace_agent(
+    config: LaplaceConfig | LinearisedLaplaceConfig, fit: Callable[..., Any]
+) -> TestbedAgent:
+    """Returns the agent that fits a Laplace approximation to a trained MLP."""
 
     def agent(data: Data, prior: PriorKnowledge) -> EpistemicSampler:
         enn = _mlp(config, prior)
         state = config.train(enn, data, prior)
-        posterior = posteriors.fit_linearised_laplace(
+        posterior = fit(
             enn,
             state.params,
             state.network_state,
             ArrayBatch(x=data.x, y=data.y),
             "categorical",
             structure=config.structure,
-            rank=config.rank,
             prior_precision=config.prior_precision or config.precision(prior),
             temperature=config.alg_temperature,
         )
