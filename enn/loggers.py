@@ -257,8 +257,11 @@ class TensorBoardLogger:
         step, numbers = _curves(data)
         if self._steps.admit(step):
             if self._writer is None:
+                # Its files are named by the second: another one would be overwritten.
                 self._writer = self._package.SummaryWriter(
-                    self._directory, purge_step=step
+                    self._directory,
+                    purge_step=step,
+                    filename_suffix=f".{time.time_ns()}",
                 )
             for name, number in numbers.items():
                 self._writer.add_scalar(name, number, step)

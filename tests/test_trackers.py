@@ -215,3 +215,15 @@ def test_steps_of_a_resumed_run_never_go_back(tracker, tmp_path):
             list(dict(curve).values()), list(dict(expected).values()), 1e-6
         )
         assert len(curve) - len(expected) in (0, 1)  # The last step may be there twice.
+
+
+def test_a_run_resumed_within_a_second_keeps_its_first_rows(tmp_path, monkeypatch):
+    """Files of events are named by the second at which they are begun."""
+    pytest.importorskip("tensorboardX")
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: 1.8e9)
+        for step in (1, 2):
+            logger = _tensorboard(tmp_path)
+            logger.write({"dataset": "train", "step": step, "loss": 0.5})
+            logger.close()
+    assert _read_tensorboard(tmp_path) == {"train/loss": [(1, 0.5), (2, 0.5)]}
