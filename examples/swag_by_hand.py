@@ -1,4 +1,4 @@
-"""SWAG by a callback and `from_samples`; `enn.posteriors` has one that also resumes."""
+"""SWAG by a callback; `enn.posteriors` has one that also resumes."""
 
 import haiku as hk
 import jax
@@ -13,11 +13,11 @@ def run(num_steps: int = 300, every: int = 3) -> list[float]:
     rng = np.random.default_rng(0)
     x = rng.normal(size=[1000, 5]).astype(np.float32)
     y = (np.sin(2 * x[:, :1]) + x[:, 1:2] + rng.normal(size=[1000, 1]) > 0).astype(int)
-    net = hk.without_apply_rng(hk.transform(lambda x: hk.nets.MLP([50, 2])(x)))
+    enn = networks.wrap_net_fn_as_enn(lambda x: hk.nets.MLP([50, 2])(x))
     loss, kept = losses.average_single_index_loss(losses.XentLoss(2)), []
-    enn, opt = networks.wrap_transformed_as_enn(net), optax.sgd(0.1, momentum=0.9)
+    opt = optax.sgd(0.1, momentum=0.9)
     supervised.Experiment(
-        enn, loss, opt, (x[:200], y[:200]),
+        enn, loss, opt, (x[:200], y[:200]), train_log_freq=None,
         callback=lambda s, step: kept.append(s.params), callback_every=every,
     ).train(num_steps)  # fmt: skip
     late = jax.tree.map(lambda *leaves: np.stack(leaves), *kept[len(kept) // 2 :])
@@ -30,8 +30,8 @@ def run(num_steps: int = 300, every: int = 3) -> list[float]:
 
     nlls, last = [], jax.tree.map(lambda leaf: leaf[-1:], late)
     for samples, number in ((last, 1), (jax.tree.map(draw, late), 30)):
-        enn, z = networks.from_samples(net.apply, samples), np.arange(number)
-        logits = networks.predict_at_indices(enn, samples, {}, x[200:], z)
+        swag, z = networks.from_network_samples(enn, samples), np.arange(number)
+        logits = networks.predict_at_indices(swag, samples, {}, x[200:], z)
         nlls.append(float(metrics.make_nll_marginal_calculator()(logits, y[200:])))
     return nlls
 
