@@ -17,7 +17,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "reference",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "testbed"]  # Tables that pages include.
 
 html_theme = "sphinx_book_theme"
 html_title = "enn"

@@ -38,7 +38,12 @@ from enn.testbed.problems import (
     published_stream,
 )
 from enn.testbed.registry import get_implemented_agents, make_agent
-from enn.testbed.reproduction import AGENTS, agent_options, write_comparison
+from enn.testbed.reproduction import (
+    AGENTS,
+    agent_options,
+    label,
+    write_comparison,
+)
 
 _MOST = 15  # Problems of a task: half of those of one shape in the plane.
 
@@ -254,20 +259,35 @@ def _reproduce(args: argparse.Namespace) -> None:
     directory = pathlib.Path(args.out)
     results = directory / "problems"
     worlds = _worlds(args.sweep, None)
-    all_tasks = {
-        agent: make_tasks(
-            agent, agent_options(agent, args.sgmcmc_steps), worlds, args.taus, "default"
-        )
-        for agent in args.agents
-    }
+    all_tasks = {}
+    for text in args.agents:
+        agent, options = _agent_and_options(text)
+        options |= agent_options(agent, args.sgmcmc_steps)
+        tasks = make_tasks(agent, options, worlds, args.taus, "default")
+        all_tasks[label(agent, options)] = tasks
     table = ""
-    for agent, tasks in all_tasks.items():
+    for name, tasks in all_tasks.items():
         if not args.no_run:
-            print(agent, flush=True)
+            print(name, flush=True)
             _run_tasks(tasks, results, args.workers)
         # After each agent, so that an unfinished reproduction has a table too.
-        table = write_comparison(results_frame(results), directory, len(worlds))
+        rows = results_frame(results)
+        parsed = map(json.loads, rows.options)
+        rows["agent_name"] = list(map(label, rows.agent, parsed))
+        rows = rows[rows.agent_name.isin({"mlp", *all_tasks})]
+        table = write_comparison(rows, directory, len(worlds), args.name)
     print(table)
+
+
+def _agent_and_options(text: str) -> tuple[str, dict[str, Any]]:
+    """Returns what `NAME{JSON}`, or a name alone, stands for."""
+    agent, brace, rest = text.partition("{")
+    try:
+        return agent, json.loads(brace + rest or "{}")
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f'An agent with options is NAME{{"OPTION": VALUE}}, got {text!r}.'
+        ) from error
 
 
 def _list(args: argparse.Namespace) -> None:
@@ -301,7 +321,15 @@ def _parser() -> argparse.ArgumentParser:
         "reproduce", help="draws the benchmark's figure beside the published one"
     )
     reproduce.add_argument("--out", required=True, help="folder of table and figure")
-    reproduce.add_argument("--agents", nargs="+", default=list(AGENTS))
+    reproduce.add_argument(
+        "--name", default="reproduction", help="of the files of table and figure"
+    )
+    reproduce.add_argument(
+        "--agents",
+        nargs="+",
+        default=list(AGENTS),
+        help='names, or with options NAME{"OPTION": VALUE}',
+    )
     reproduce.add_argument("--taus", type=int, nargs="+", default=[1, 10, 100])
     reproduce.add_argument("--sgmcmc-steps", type=int, default=500_000)
     reproduce.add_argument("--sweep", default="classification_2d")

@@ -4,7 +4,7 @@ Reference: Osband et al., 2022, The Neural Testbed, https://arxiv.org/abs/2110.0
 """
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,8 @@ Read from the figure, to 0.002. At tau 1 all bars are about 1.
 """
 
 _BASELINE = "mlp"
+_OF_CPU = ("train_cpu_seconds", "evaluation_cpu_seconds")
+_SECONDS = ("train_seconds", "evaluation_seconds", *_OF_CPU)
 
 
 def agent_options(agent: str, sgmcmc_steps: int) -> dict[str, Any]:
@@ -62,6 +64,18 @@ def agent_options(agent: str, sgmcmc_steps: int) -> dict[str, Any]:
     }
 
 
+def label(agent: str, options: Mapping[str, Any]) -> str:
+    """Returns the name of an agent in the comparison: with its options, if any.
+
+    >>> from enn.testbed import reproduction
+    >>> reproduction.label("laplace", {"structure": "diagonal"})
+    'laplace structure=diagonal'
+    """
+    if agent == "sgmcmc":  # A shorter chain is sgmcmc all the same.
+        return agent
+    return " ".join([agent, *(f"{name}={value}" for name, value in options.items())])
+
+
 def compare(rows: Any, num_problems: int) -> Any:
     """Returns the agents' joint predictions beside the published ones.
 
@@ -75,8 +89,9 @@ def compare(rows: Any, num_problems: int) -> Any:
     Returns:
       A data frame with a row for each agent and tau: `num_problems` that it finished,
       of how many, `normalized_kl` and its `normalized_stderr` as of `rank_rows`,
-      `paired_stderr`, that of the ratio over groups of seeds, `published`, and seconds
-      of all its problems, of a clock and of processors.
+      `paired_stderr`, that of the ratio over groups of seeds, `published`, seconds of
+      all its problems, of a clock and of processors, and medians over them of the
+      latter.
 
     Raises:
       ValueError: without results of `mlp`.
@@ -107,15 +122,8 @@ def compare(rows: Any, num_problems: int) -> Any:
                     "published": PUBLISHED.get(name, np.nan) if tau > 1 else np.nan,
                     "min_pct_finite_kl": agent.pct_finite_kl.min(),
                 }
-                | {
-                    column: agent[column].sum()
-                    for column in (
-                        "train_seconds",
-                        "train_cpu_seconds",
-                        "evaluation_seconds",
-                        "evaluation_cpu_seconds",
-                    )
-                }
+                | {column: agent[column].sum() for column in _SECONDS}
+                | {f"median_{column}": agent[column].median() for column in _OF_CPU}
             )
     frame = _extras.require("pandas", "plots").DataFrame(table)
     return frame.sort_values(["tau", "normalized_kl"], ignore_index=True)
@@ -135,17 +143,48 @@ def _paired_stderr(agent: Any, baseline: Any) -> float:
     return residuals.std(ddof=0) / np.sqrt(len(residuals)) / means[1].mean()
 
 
-def write_comparison(rows: Any, directory: pathlib.Path, num_problems: int) -> str:
-    """Writes `reproduction.csv` and `reproduction.png`; returns the table as text.
+def to_markdown(table: Any) -> str:
+    """Returns a comparison as a Markdown table, a row for each agent.
+
+    Agents are in the order of the last tau. Columns are the worlds finished, at each
+    tau the normalised KL ± its paired standard error, published values if there are
+    any, and the median processor seconds of a world: of training, and of drawing 1000
+    functions and judging them at the first tau.
+    """
+    by_tau = {tau: rows.set_index("agent") for tau, rows in table.groupby("tau")}
+    first, last = min(by_tau), max(by_tau)
+    has_published = bool((table.published > 0).any())
+    header = ["agent", "worlds", *(f"τ = {tau}" for tau in by_tau)]
+    header += ["published"] * has_published + ["training, s", "1000 functions, s"]
+    lines = [header, ["---"] * len(header)]
+    for agent, row in by_tau[last].iterrows():
+        cells = [f"`{agent}`", str(int(row.num_problems))]
+        for rows in by_tau.values():
+            at_tau = rows.loc[agent]
+            error = "" if agent == _BASELINE else f" ± {at_tau.paired_stderr:.3f}"
+            cells.append(f"{at_tau.normalized_kl:.3f}{error}")
+        if has_published:
+            cells.append(f"{row.published:.3f}" if row.published > 0 else "")
+        judged = by_tau[first].loc[agent].median_evaluation_cpu_seconds
+        cells += [f"{row.median_train_cpu_seconds:.2g}", f"{judged:.2g}"]
+        lines.append(cells)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def write_comparison(
+    rows: Any, directory: pathlib.Path, num_problems: int, name: str = "reproduction"
+) -> str:
+    """Writes a comparison as a CSV file, Markdown and a picture; returns it as text.
 
     Args:
-      rows: a data frame of the sweep's results.
+      rows: a data frame of the sweep's results, with `agent_name` as of `label`.
       directory: where to write.
       num_problems: number of problems at each tau.
+      name: of the files: `name.csv`, `name.md` and `name.png`.
     """
-    # Without options: a shorter chain is sgmcmc all the same.
-    table = compare(rows.assign(agent_name=rows.agent), num_problems)
-    table.round(6).to_csv(directory / "reproduction.csv", index=False)
+    table = compare(rows, num_problems)
+    table.round(6).to_csv(directory / f"{name}.csv", index=False)
+    (directory / f"{name}.md").write_text(to_markdown(table), encoding="utf-8")
     rankings, published = {}, {}
     for tau, at_tau in table.groupby("tau"):
         names = [
@@ -159,6 +198,6 @@ def write_comparison(rows: Any, directory: pathlib.Path, num_problems: int) -> s
             name: kl for name, kl in zip(names, at_tau.published, strict=True) if kl > 0
         }
     figure = plot_ranking(rankings, published)
-    figure.savefig(directory / "reproduction.png", dpi=100)
-    shown = table.drop(columns=["of", "min_pct_finite_kl"]).round(3)
+    figure.savefig(directory / f"{name}.png", dpi=100)
+    shown = table[[*table.columns[:3], *table.columns[4:9], *_SECONDS]].round(3)
     return shown.to_string(index=False)

@@ -77,6 +77,36 @@ def test_an_unfinished_agent_is_compared_on_its_problems(tmp_path, monkeypatch):
     np.testing.assert_allclose(table.normalized_kl["epinet"], 0.5)
 
 
+def test_agents_with_options_are_named_with_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "run_task", _fake_task)
+    monkeypatch.setattr(command, "_worlds", lambda *_: WORLDS[:30])
+    agents = ["--agents", "mlp", "epinet", 'epinet{"prior_scale": 1.0}', "--taus", "10"]
+    command.main(["reproduce", "--out", str(tmp_path), *agents])
+    table = pd.read_csv(tmp_path / "reproduction.csv")
+    names = {"mlp", "epinet", "epinet prior_scale=1.0"}
+    assert set(table.agent) == names
+    # The others' results stay in the folder, and out of another table of it.
+    few = ["--agents", "epinet", "--taus", "10", "--no-run", "--name", "few"]
+    command.main(["reproduce", "--out", str(tmp_path), *few])
+    assert set(pd.read_csv(tmp_path / "few.csv").agent) == {"mlp", "epinet"}
+    assert (tmp_path / "few.md").read_text() == (
+        "| agent | worlds | τ = 10 | published | training, s | 1000 functions, s |\n"
+        "| --- | --- | --- | --- | --- | --- |\n"
+        "| `epinet` | 30 | 0.500 ± 0.000 |  | 4 | 1.5 |\n"
+        "| `mlp` | 30 | 1.000 | 1.000 | 4 | 1.5 |\n"
+    )
+
+
+def test_options_that_are_no_json_are_told_in_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        command.main(["reproduce", "--out", str(tmp_path), "--agents", "mlp{x"])
+    assert "is NAME{\"OPTION\": VALUE}, got 'mlp{x'" in capsys.readouterr().err
+
+
+def test_a_shorter_chain_is_sgmcmc_all_the_same():
+    assert reproduction.label("sgmcmc", {"num_batches": 1000}) == "sgmcmc"
+
+
 def test_at_tau_1_nothing_is_published(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "run_task", _fake_task)
     arguments = ["--taus", "1", "--agents", "mlp", "epinet"]
