@@ -322,9 +322,9 @@ class LinearHyperHeadConfig(TrunkConfig):
 
     Further attributes:
       index_dim: M, the size of the index; a step trains on its 2 M signed axes.
-      prior_scale: of the fixed part, beside a last layer of random weights of variance
-        1 / num_hidden: for one number its prior functions are as large as those of
-        `EnsembleConfig`.
+      prior_scale: of the fixed part. The number is that of `EnsembleConfig`, whose prior
+        functions have a last layer of smaller weights: they are as large at this
+        number divided by the root of the last hidden layer's size, 3 / √50 = 0.424.
       posterior_scale: of the part that trains.
       temp_scale_prior: how the prior scale adapts, see `agents.scaled_prior`.
     """
@@ -343,7 +343,7 @@ def make_linear_hyper_head_agent(config: LinearHyperHeadConfig) -> VanillaEnnAge
         return networks.make_linear_hyper_mlp_enn(
             config.sizes(prior),
             config.index_dim,
-            scale / math.sqrt(config.hidden_sizes[-1]),
+            scale,
             config.posterior_scale,
             config.seed,
         )

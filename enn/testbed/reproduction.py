@@ -3,14 +3,14 @@
 Reference: Osband et al., 2022, The Neural Testbed, https://arxiv.org/abs/2110.04629.
 """
 
+import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from enn import _extras
-from enn.testbed.leaderboard import rank_rows
 from enn.testbed.plots import plot_ranking
 
 AGENTS = (
@@ -40,6 +40,7 @@ Read from the figure, to 0.002. At tau 1 all bars are about 1.
 """
 
 _BASELINE = "mlp"
+_MOST_SHOWN = 2.0
 _OF_CPU = ("train_cpu_seconds", "evaluation_cpu_seconds")
 _SECONDS = ("train_seconds", "evaluation_seconds", *_OF_CPU)
 
@@ -106,9 +107,11 @@ def compare(rows: Any, num_problems: int) -> Any:
         for name, agent in at_tau.groupby("agent_name"):
             agent = agent[agent.problem.isin(baseline.problem)]
             shared = baseline[baseline.problem.isin(agent.problem)]
-            both = agent if name == _BASELINE else _concat([agent, shared])
-            ranking = rank_rows(both, tau=int(tau), normalize_by=_BASELINE)
-            (ranked,) = ranking[ranking.agent_name == name].to_dict("records")
+            divisor = shared.kl_estimate.mean()
+            ratio = agent.kl_estimate.mean() / divisor
+            groups, of_baseline = map(_means_of_groups, (agent, shared))
+            with np.errstate(invalid="ignore"):  # Infinite ones have no error.
+                residuals = groups - ratio * of_baseline
             table.append(
                 {
                     "agent": name,
@@ -116,9 +119,9 @@ def compare(rows: Any, num_problems: int) -> Any:
                     "num_problems": len(agent),
                     "of": num_problems,
                     "kl_estimate": agent.kl_estimate.mean(),
-                    "normalized_kl": ranked["normalized_kl"],
-                    "normalized_stderr": ranked["normalized_stderr"],
-                    "paired_stderr": _paired_stderr(agent, shared),
+                    "normalized_kl": ratio,
+                    "normalized_stderr": _stderr(groups) / divisor,
+                    "paired_stderr": _stderr(residuals) / of_baseline.mean(),
                     "published": PUBLISHED.get(name, np.nan) if tau > 1 else np.nan,
                     "min_pct_finite_kl": agent.pct_finite_kl.min(),
                 }
@@ -129,18 +132,16 @@ def compare(rows: Any, num_problems: int) -> Any:
     return frame.sort_values(["tau", "normalized_kl"], ignore_index=True)
 
 
-def _concat(frames: Sequence[Any]) -> Any:
-    return _extras.require("pandas", "plots").concat(frames, ignore_index=True)
+def _means_of_groups(rows: Any) -> np.ndarray:
+    """Returns the mean KL of each group of seeds, which holds every setting once."""
+    return rows.groupby(rows.seed % 10).kl_estimate.mean().to_numpy()
 
 
-def _paired_stderr(agent: Any, baseline: Any) -> float:
-    """Returns the standard error of the ratio of two means over the same problems."""
-    means = [
-        rows.groupby(rows.seed % 10).kl_estimate.mean() for rows in (agent, baseline)
-    ]
-    ratio = agent.kl_estimate.mean() / baseline.kl_estimate.mean()
-    residuals = means[0] - ratio * means[1]
-    return residuals.std(ddof=0) / np.sqrt(len(residuals)) / means[1].mean()
+def _stderr(means: np.ndarray) -> float:
+    """Returns the standard error of their mean; NaN if one is infinite."""
+    if not np.isfinite(means).all():
+        return math.nan
+    return means.std() / math.sqrt(len(means))
 
 
 def to_markdown(table: Any) -> str:
@@ -161,7 +162,8 @@ def to_markdown(table: Any) -> str:
         cells = [f"`{agent}`", str(int(row.num_problems))]
         for rows in by_tau.values():
             at_tau = rows.loc[agent]
-            error = "" if agent == _BASELINE else f" ± {at_tau.paired_stderr:.3f}"
+            has_error = agent != _BASELINE and math.isfinite(at_tau.paired_stderr)
+            error = f" ± {at_tau.paired_stderr:.3f}" if has_error else ""
             cells.append(f"{at_tau.normalized_kl:.3f}{error}")
         if has_published:
             cells.append(f"{row.published:.3f}" if row.published > 0 else "")
@@ -186,7 +188,7 @@ def write_comparison(
     table.round(6).to_csv(directory / f"{name}.csv", index=False)
     (directory / f"{name}.md").write_text(to_markdown(table), encoding="utf-8")
     rankings, published = {}, {}
-    for tau, at_tau in table.groupby("tau"):
+    for tau, at_tau in table[np.isfinite(table.normalized_kl)].groupby("tau"):
         names = [
             row.agent
             if row.num_problems == row.of
@@ -198,6 +200,8 @@ def write_comparison(
             name: kl for name, kl in zip(names, at_tau.published, strict=True) if kl > 0
         }
     figure = plot_ranking(rankings, published)
+    for axes in figure.axes:  # Much worse agents run out of the picture.
+        axes.set_ylim(0, min(axes.get_ylim()[1], _MOST_SHOWN))
     figure.savefig(directory / f"{name}.png", dpi=100)
     shown = table[[*table.columns[:3], *table.columns[4:9], *_SECONDS]].round(3)
     return shown.to_string(index=False)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 
 import numpy as np
 import pandas as pd
@@ -95,6 +96,22 @@ def test_agents_with_options_are_named_with_them(tmp_path, monkeypatch):
         "| `epinet` | 30 | 0.500 ± 0.000 |  | 4 | 1.5 |\n"
         "| `mlp` | 30 | 1.000 | 1.000 | 4 | 1.5 |\n"
     )
+
+
+def test_an_infinite_divergence_is_told_and_not_drawn(tmp_path, monkeypatch):
+    def infinite(task):
+        columns = _fake_task(task)
+        if task["agent"] == "epinet":
+            columns["kl_estimate"][0] = math.inf
+        return columns
+
+    monkeypatch.setattr(command, "run_task", infinite)
+    monkeypatch.setattr(command, "_worlds", lambda *_: WORLDS[:30])
+    agents = ["--agents", "mlp", "epinet", "--taus", "10"]
+    command.main(["reproduce", "--out", str(tmp_path), *agents])
+    table = pd.read_csv(tmp_path / "reproduction.csv").set_index("agent")
+    assert table.normalized_kl["epinet"] == math.inf
+    assert "| `epinet` | 30 | inf |" in (tmp_path / "reproduction.md").read_text()
 
 
 def test_options_that_are_no_json_are_told_in_one_line(tmp_path, capsys):
