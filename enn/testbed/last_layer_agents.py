@@ -322,9 +322,9 @@ class LinearHyperHeadConfig(TrunkConfig):
 
     Further attributes:
       index_dim: M, the size of the index; a step trains on its 2 M signed axes.
-      prior_scale: of the fixed part. The number is that of `EnsembleConfig`, whose prior
-        functions have a last layer of smaller weights: they are as large at this
-        number divided by the root of the last hidden layer's size, 3 / √50 = 0.424.
+      prior_scale: of the fixed part, by default the number of `EnsembleConfig`. The
+        last layer of that one's prior functions has smaller weights: functions are as
+        large at the number divided by the root of the layer's size, 3 / √50 = 0.424.
       posterior_scale: of the part that trains.
       temp_scale_prior: how the prior scale adapts, see `agents.scaled_prior`.
     """
