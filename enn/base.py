@@ -12,7 +12,6 @@ import sys
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import chex
-import haiku as hk
 
 Input = TypeVar("Input")
 Output = TypeVar("Output")
@@ -25,8 +24,18 @@ _DataContra = TypeVar("_DataContra", contravariant=True)
 Index = Any
 """An epistemic index: an int32 scalar, a float vector or a PRNG key."""
 
-LossMetrics = dict[str, chex.Array]
-LossOutput = tuple[chex.Array, tuple[hk.State, LossMetrics]]
+AnyArray = Any
+"""An array, as own functions may annotate it: `jax.Array`, `np.ndarray`, `chex.Array`.
+
+The library calls them with either kind. A type of its own for what they are given would
+have checkers refuse those that say `jax.Array`, for they take no `np.ndarray`.
+"""
+
+AnyTree = Any
+"""Parameters or state, as own functions may annotate them: `hk.Params`, `dict`, ..."""
+
+LossMetrics = dict[str, AnyArray]
+LossOutput = tuple[chex.Array, tuple[AnyTree, LossMetrics]]
 
 
 @runtime_checkable
@@ -54,8 +63,8 @@ class ApplyFn(Protocol[_InputContra, _OutputCo]):
     """Forward pass of an ENN at one epistemic index."""
 
     def __call__(
-        self, params: hk.Params, state: hk.State, inputs: _InputContra, index: Index, /
-    ) -> tuple[_OutputCo, hk.State]:
+        self, params: AnyTree, state: AnyTree, inputs: _InputContra, index: Index, /
+    ) -> tuple[_OutputCo, AnyTree]:
         """Returns the output at `inputs` for one `index`, and the new state."""
         ...
 
@@ -66,13 +75,13 @@ class InitFn(Protocol[_InputContra]):
 
     def __call__(
         self, rng_key: chex.PRNGKey, inputs: _InputContra, index: Index, /
-    ) -> tuple[hk.Params, hk.State]:
+    ) -> tuple[AnyTree, AnyTree]:
         """Returns initial parameters and state for inputs shaped like `inputs`."""
         ...
 
 
 @dataclasses.dataclass(eq=False)
-class EpistemicNetwork(Generic[Input, Output]):
+class EpistemicNetwork(Generic[_InputContra, _OutputCo]):
     """An epistemic neural network as a triple of pure functions.
 
     Call the three positionally: argument names differ between networks. Compares
@@ -98,8 +107,8 @@ class EpistemicNetwork(Generic[Input, Output]):
       indexer: `key -> index`, one draw from the reference distribution.
     """
 
-    apply: ApplyFn[Input, Output]
-    init: InitFn[Input]
+    apply: ApplyFn[_InputContra, _OutputCo]
+    init: InitFn[_InputContra]
     indexer: EpistemicIndexer
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -139,8 +148,8 @@ class LossFn(Protocol[_InputContra, _OutputCo, _DataContra]):
     def __call__(
         self,
         enn: EpistemicNetwork[Any, Any],
-        params: hk.Params,
-        state: hk.State,
+        params: AnyTree,
+        state: AnyTree,
         batch: _DataContra,
         key: chex.PRNGKey,
         /,

@@ -4,12 +4,12 @@ import abc
 from typing import Protocol, runtime_checkable
 
 import chex
-import haiku as hk
 
+from enn import base
 from enn.datasets.base import ArrayBatch
 from enn.networks.forwarders import EnnBatchFwd
 
-PriorityOutput = tuple[chex.Array, dict[str, chex.Array]]
+PriorityOutput = tuple[chex.Array, dict[str, base.AnyArray]]
 """Scores `[batch]`, higher for rows more wanted, and metrics by name."""
 
 
@@ -19,8 +19,8 @@ class ActiveLearner(abc.ABC):
     @abc.abstractmethod
     def sample_batch(
         self,
-        params: hk.Params,
-        state: hk.State,
+        params: base.AnyTree,
+        state: base.AnyTree,
         batch: ArrayBatch,
         key: chex.PRNGKey,
     ) -> ArrayBatch:
@@ -43,8 +43,8 @@ class PriorityFn(Protocol):
 
     def __call__(
         self,
-        params: hk.Params,
-        state: hk.State,
+        params: base.AnyTree,
+        state: base.AnyTree,
         batch: ArrayBatch,
         key: chex.PRNGKey,
         /,
@@ -67,7 +67,7 @@ class PerExamplePriority(Protocol):
     """Scores the rows of a batch from the network's predictions."""
 
     def __call__(
-        self, logits: chex.Array, labels: chex.Array, key: chex.PRNGKey, /
+        self, logits: base.AnyArray, labels: base.AnyArray, key: chex.PRNGKey, /
     ) -> chex.Array:
         """Returns scores `[batch]`, higher for rows more wanted.
 

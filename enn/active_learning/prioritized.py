@@ -4,12 +4,11 @@ import functools
 from typing import TypeVar
 
 import chex
-import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from enn import _checks
+from enn import _checks, base
 from enn.active_learning import priorities
 from enn.active_learning.base import ActiveLearner, PriorityFnCtor
 from enn.datasets.base import ArrayBatch
@@ -75,8 +74,8 @@ class PrioritizedBatcher(ActiveLearner):
 
     def sample_batch(
         self,
-        params: hk.Params,
-        state: hk.State,
+        params: base.AnyTree,
+        state: base.AnyTree,
         batch: ArrayBatch,
         key: chex.PRNGKey,
     ) -> ArrayBatch:
@@ -101,8 +100,8 @@ class PrioritizedBatcher(ActiveLearner):
 
     def select(
         self,
-        params: hk.Params,
-        state: hk.State,
+        params: base.AnyTree,
+        state: base.AnyTree,
         batch: ArrayBatch,
         key: chex.PRNGKey,
     ) -> jax.Array:

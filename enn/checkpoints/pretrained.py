@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from enn import _checks, _extras
+from enn import _checks, _extras, base
 from enn.checkpoints import constructors
 from enn.checkpoints.hub_downloads import ARRAYS, TREE, find_saved
 from enn.networks.base import EnnArray
@@ -35,8 +35,8 @@ _TYPES = {
 
 def save_pretrained(
     path: str | os.PathLike[str],
-    params: hk.Params,
-    state: hk.State | None = None,
+    params: base.AnyTree,
+    state: base.AnyTree | None = None,
     *,
     enn: EnnArray | None = None,
     inputs: Any = None,

@@ -123,7 +123,7 @@ def read_arrays(
 class EnnSampler(Protocol):
     """Draws predictions of a trained network."""
 
-    def __call__(self, inputs: chex.Array, key: chex.PRNGKey, /) -> chex.Array:
+    def __call__(self, inputs: base.AnyArray, key: chex.PRNGKey, /) -> chex.Array:
         """Returns logits `[num_enn_samples, batch, num_classes]`."""
         ...
 
@@ -264,7 +264,7 @@ def _enn_sample(
     _checks.positive_int("num_enn_samples", num_enn_samples)
     temperature = _temperature(checkpoint, temperature_rescale)
 
-    def sample(variables: Any, inputs: chex.Array, key: chex.PRNGKey) -> chex.Array:
+    def sample(variables: Any, inputs: chex.Array, key: chex.PRNGKey) -> jax.Array:
         params, state = variables
         indices = draw_indices(enn.indexer, key, num_enn_samples)
         logits = predict_at_indices(enn, params, state, inputs, indices, batch_z)
@@ -288,13 +288,13 @@ def _epinet_sample(
     if base_index is None:
         base_index = base_enn.indexer(jax.random.PRNGKey(0))
 
-    def sample(variables: Any, inputs: chex.Array, key: chex.PRNGKey) -> chex.Array:
+    def sample(variables: Any, inputs: chex.Array, key: chex.PRNGKey) -> jax.Array:
         (params, state), (base_params, base_state) = variables
         base_out, _ = base_enn.apply(base_params, base_state, inputs, base_index)
         hidden = epinet_cpt.parse_hidden(base_out)
         base_logits = parse_net_output(base_out) * epinet_cpt.base_scale
 
-        def predict(index: base.Index) -> chex.Array:
+        def predict(index: base.Index) -> jax.Array:
             out, _ = epinet.apply(params, state, inputs, index, hidden)
             return base_logits + parse_net_output(out)
 

@@ -26,7 +26,7 @@ _STREAM = 1
 BatchWeights = chex.Array
 """One weight for each row, `[batch, 1]`."""
 
-BootstrapFn = Callable[[datasets.DataIndex | None, enn_base.Index], BatchWeights]
+BootstrapFn = Callable[[enn_base.AnyArray | None, enn_base.Index], BatchWeights]
 """`(data_index [batch, 1], index) -> weights [batch, 1]`; no ids are an error."""
 
 _RowWeight = Callable[[chex.PRNGKey, enn_base.Index], jax.Array]

@@ -21,7 +21,7 @@ from enn.networks import indexers
 
 _STREAM = 2
 
-NoiseFn = Callable[[datasets.DataIndex | None, enn_base.Index], chex.Array]
+NoiseFn = Callable[[enn_base.AnyArray | None, enn_base.Index], chex.Array]
 """`(data_index [batch, 1], index) -> noise [batch, 1]`; no ids are an error."""
 
 _RowNoise = Callable[[chex.PRNGKey, enn_base.Index], jax.Array]
@@ -114,7 +114,7 @@ def make_noise_fn(
 
     def noise_fn(
         data_index: datasets.DataIndex | None, index: enn_base.Index
-    ) -> chex.Array:
+    ) -> jax.Array:
         keys = base.make_row_keys(indexer, data_index, index, seed, stream)
         return noise_std * jax.vmap(row_noise, in_axes=(0, None))(keys, index)[:, None]
 

@@ -36,10 +36,10 @@ class MeanLogVariance(NamedTuple):
     log_var: jax.Array
 
 
-PreTransformFn = Callable[[chex.Array], MeanLogVariance]
+PreTransformFn = Callable[[base.AnyArray], MeanLogVariance]
 """An encoder or decoder as a function to be transformed by Haiku."""
 
-PostTransformFn = Callable[[chex.Array], MeanLogVariance]
+PostTransformFn = Callable[[base.AnyArray], MeanLogVariance]
 """An encoder or decoder as a pure function."""
 
 
@@ -73,7 +73,7 @@ class MLPVAEConfig:
 
     hidden_sizes: Sequence[int] = (256, 64)
     latent_dim: int = 2
-    activation: Callable[[chex.Array], chex.Array] = jax.nn.tanh
+    activation: Callable[[jax.Array], jax.Array] = jax.nn.tanh
     bernoulli_decoder: bool = True
     num_batches: int = 10_000
     batch_size: int = 1_000

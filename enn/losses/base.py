@@ -26,7 +26,7 @@ from enn.networks.utils import (
     wrap_enn_no_state_as_enn,
 )
 
-LossFnArray = base.LossFn[chex.Array, networks_base.Output, ArrayBatch]
+LossFnArray = base.LossFn[base.AnyArray, networks_base.Output, ArrayBatch]
 
 LossOutputNoState = tuple[chex.Array, base.LossMetrics]
 
@@ -38,8 +38,8 @@ class SingleLossFn(Protocol[Input, Output, Data]):
     def __call__(
         self,
         apply: base.ApplyFn[Input, Output],
-        params: hk.Params,
-        state: hk.State,
+        params: base.AnyTree,
+        state: base.AnyTree,
         batch: Data,
         index: base.Index,
         /,
@@ -48,7 +48,7 @@ class SingleLossFn(Protocol[Input, Output, Data]):
         ...
 
 
-SingleLossFnArray = SingleLossFn[chex.Array, networks_base.Output, ArrayBatch]
+SingleLossFnArray = SingleLossFn[base.AnyArray, networks_base.Output, ArrayBatch]
 
 
 @runtime_checkable
@@ -58,7 +58,7 @@ class LossFnNoState(Protocol):
     def __call__(
         self,
         enn: EnnNoState,
-        params: hk.Params,
+        params: base.AnyTree,
         batch: Any,
         key: chex.PRNGKey,
         /,
@@ -74,7 +74,7 @@ class SingleLossFnNoState(Protocol):
     def __call__(
         self,
         apply: ApplyNoState,
-        params: hk.Params,
+        params: base.AnyTree,
         batch: Any,
         index: base.Index,
         /,

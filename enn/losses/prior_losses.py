@@ -56,7 +56,7 @@ class MatchingGaussianData(FakeInputGenerator):
 
     scale: float = 1.0
 
-    def __call__(self, batch: ArrayBatch, key: chex.PRNGKey) -> chex.Array:
+    def __call__(self, batch: ArrayBatch, key: chex.PRNGKey) -> jax.Array:
         """Returns inputs of the shape of `batch.x`."""
         return jax.random.normal(key, jnp.shape(batch.x)) * self.scale
 

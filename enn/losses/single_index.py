@@ -25,7 +25,7 @@ from enn.losses.base import (
     wrap_single_loss_as_single_loss_no_state,
 )
 from enn.metrics.base import at_least_float32
-from enn.networks.base import ApplyArray, Output, OutputWithPrior
+from enn.networks.base import ApplyArray, OutputWithPrior
 from enn.networks.utils import parse_net_output
 
 __all__ = [
@@ -48,13 +48,13 @@ __all__ = [
     "xent_loss_with_custom_labels",
 ]
 
-LogLikelihoodFn = Callable[[Output, ArrayBatch], jax.Array]
+LogLikelihoodFn = Callable[[Any, ArrayBatch], chex.Array]
 """`(out, batch) -> scalar`: the mean log-likelihood of a row."""
 
-ModelPriorKlFn = Callable[[Output, hk.Params, base.Index], jax.Array]
+ModelPriorKlFn = Callable[[Any, base.AnyTree, base.Index], chex.Array]
 """`(out, params, index) -> scalar`: KL divergence to the prior of the model."""
 
-LatentKlFn = Callable[[OutputWithPrior], jax.Array]
+LatentKlFn = Callable[[OutputWithPrior], chex.Array]
 """`out -> scalar`: KL divergence of the latents to their prior."""
 
 
@@ -241,7 +241,7 @@ class XentLoss:
 
 
 def xent_loss_with_custom_labels(
-    labeller: Callable[[chex.Array], chex.Array],
+    labeller: Callable[[base.AnyArray], chex.Array],
 ) -> SingleLossFnArray:
     """Returns the cross-entropy with labels that may be soft.
 
@@ -392,7 +392,7 @@ class ElboLoss:
             temperature = None
         if self.input_dim and temperature is not None:
             kl = jnp.sqrt(temperature) * self.input_dim * kl
-        return kl - log_likelihood, (state, {})
+        return jnp.subtract(kl, log_likelihood), (state, {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -418,7 +418,7 @@ class VaeLoss:
       latent_kl_fn: `out -> scalar`.
     """
 
-    log_likelihood_fn: Callable[[OutputWithPrior, ArrayBatch], jax.Array]
+    log_likelihood_fn: Callable[[OutputWithPrior, ArrayBatch], chex.Array]
     latent_kl_fn: LatentKlFn
 
     def __call__(
@@ -430,8 +430,8 @@ class VaeLoss:
         index: base.Index,
     ) -> base.LossOutput:
         out, state = apply(params, state, batch.x, index)
-        loss = self.latent_kl_fn(out) - self.log_likelihood_fn(out, batch)
-        return loss, (state, {})
+        log_likelihood = self.log_likelihood_fn(out, batch)
+        return jnp.subtract(self.latent_kl_fn(out), log_likelihood), (state, {})
 
 
 def regression_errors(preds: chex.Array, targets: chex.Array) -> jax.Array:

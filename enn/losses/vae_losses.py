@@ -18,7 +18,7 @@ from enn.datasets.base import ArrayBatch
 from enn.metrics.base import at_least_float32
 from enn.networks.base import OutputWithPrior, extra_output
 
-LogLikelihoodFn = Callable[[OutputWithPrior, ArrayBatch], jax.Array]
+LogLikelihoodFn = Callable[[OutputWithPrior, ArrayBatch], chex.Array]
 """`(net_out, batch) -> scalar`."""
 
 

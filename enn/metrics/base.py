@@ -23,12 +23,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from enn import base
+
 
 @runtime_checkable
 class MetricCalculator(Protocol):
     """A metric of one batch."""
 
-    def __call__(self, logits: chex.Array, labels: chex.Array, /) -> jax.Array:
+    def __call__(self, logits: base.AnyArray, labels: base.AnyArray, /) -> chex.Numeric:
         """Returns a scalar.
 
         Args:
@@ -39,11 +41,15 @@ class MetricCalculator(Protocol):
         ...
 
 
+ArrayMetric = Callable[[base.AnyArray, base.AnyArray], jax.Array]
+"""A `MetricCalculator` of this library: those of others may return any number."""
+
+
 @runtime_checkable
 class PerExampleMetric(Protocol):
     """A metric of each row of a batch."""
 
-    def __call__(self, logits: chex.Array, labels: chex.Array, /) -> jax.Array:
+    def __call__(self, logits: base.AnyArray, labels: base.AnyArray, /) -> chex.Array:
         """Returns `[batch]`; arguments as for `MetricCalculator`."""
         ...
 
@@ -78,8 +84,8 @@ class AggregateMetricCalculator(Protocol):
 
     def __call__(
         self,
-        logits: chex.Array,
-        labels: chex.Array,
+        logits: base.AnyArray,
+        labels: base.AnyArray,
         state: MetricsState | None = None,
     ) -> MetricsState:
         """Returns the state with the batch added.
@@ -130,8 +136,8 @@ def make_average_aggregator(
 
 
 def make_sum_aggregator(
-    batch_sums: Callable[[chex.Array, chex.Array], Any],
-    value: Callable[[Any], chex.Array],
+    batch_sums: Callable[[base.AnyArray, base.AnyArray], Any],
+    value: Callable[[Any], chex.Numeric],
 ) -> AggregateMetricCalculator:
     """Returns a metric that is a function of sums over rows.
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from enn import _checks, _sharding
+from enn import _checks, _sharding, base
 from enn.metrics.base import (
     AggregateMetricCalculator,
     MetricsState,
@@ -23,7 +23,7 @@ from enn.metrics.base import (
     make_sum_aggregator,
 )
 
-ScoreFn = Callable[[chex.Array], chex.Array]
+ScoreFn = Callable[[base.AnyArray], chex.Array]
 """Maps logits, or whatever is passed in their place, to scores `[batch]`."""
 
 
@@ -102,7 +102,7 @@ def binned_histogram(
 
 def make_histogram_aggregator(
     score_fn: ScoreFn,
-    value_fn: Callable[[chex.Array, chex.Array], chex.Array],
+    value_fn: Callable[[base.AnyArray, base.AnyArray], chex.Array],
     metric: Callable[[ScoreHistogram], chex.Array],
     num_bits: int,
 ) -> AggregateMetricCalculator:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from enn import _checks, _sharding
 from enn.metrics.base import (
-    MetricCalculator,
+    ArrayMetric,
     average_sampled_log_likelihood,
     pairwise_sum,
 )
@@ -107,7 +107,7 @@ def average_joint_nll(log_likelihoods: jax.Array, tau: int) -> jax.Array:
     return -average_log_likelihood(pairwise_sum(groups, 2))
 
 
-def make_nll_joint_calculator(tau: int = 10) -> MetricCalculator:
+def make_nll_joint_calculator(tau: int = 10) -> ArrayMetric:
     """Returns the joint negative log-likelihood of `tau` rows at a time, in nats.
 
     The mean over consecutive groups of `tau` rows of `-calculate_joint_ll`; not
@@ -142,7 +142,7 @@ def make_nll_joint_calculator(tau: int = 10) -> MetricCalculator:
 
 def make_nll_polyadic_calculator(
     tau: int = 10, kappa: int = 2, key: chex.PRNGKey | None = None
-) -> MetricCalculator:
+) -> ArrayMetric:
     """Returns the polyadic negative log-likelihood, in nats; dyadic for kappa = 2.
 
     Each consecutive group of `kappa` rows holds the anchors of one term: `tau` rows

@@ -14,7 +14,7 @@ from enn.metrics.base import (
 )
 
 
-def check_labels(labels: chex.Array, batch: int, num_classes: int) -> chex.Array:
+def check_labels(labels: chex.Array, batch: int, num_classes: int) -> jax.Array:
     """Returns labels `[batch, 1]` or `[batch]` as `[batch]`.
 
     Raises:
@@ -26,9 +26,7 @@ def check_labels(labels: chex.Array, batch: int, num_classes: int) -> chex.Array
     return column[:, 0]
 
 
-def check_integer_labels(
-    labels: chex.Array, batch: int, num_classes: int
-) -> chex.Array:
+def check_integer_labels(labels: chex.Array, batch: int, num_classes: int) -> jax.Array:
     """Returns integer labels `[batch, 1]` or `[batch]` as `[batch]`.
 
     Raises:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from enn import _checks, _sharding
 from enn.metrics.base import (
-    MetricCalculator,
+    ArrayMetric,
     at_least_float32,
     pairwise_mean,
     pairwise_sum,
@@ -79,7 +79,7 @@ def calculate_marginal_ll(logits: chex.Array, labels: chex.Array) -> jax.Array:
     return average_log_likelihood(label_log_likelihoods(logits, labels))
 
 
-def make_nll_marginal_calculator() -> MetricCalculator:
+def make_nll_marginal_calculator() -> ArrayMetric:
     """Returns the negative of `calculate_marginal_ll`.
 
     >>> import numpy as np
@@ -113,7 +113,7 @@ def calculate_accuracy(logits: chex.Array, labels: chex.Array) -> jax.Array:
     return pairwise_mean(is_correct(marginal_probs(logits), labels))
 
 
-def make_accuracy_calculator() -> MetricCalculator:
+def make_accuracy_calculator() -> ArrayMetric:
     """Returns `calculate_accuracy`.
 
     >>> import numpy as np

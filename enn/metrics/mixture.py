@@ -20,10 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from enn import _checks, _sharding
+from enn import _checks, _sharding, base
 from enn.metrics.base import (
     AggregateMetricCalculator,
-    MetricCalculator,
+    ArrayMetric,
     at_least_float32,
     make_sum_aggregator,
     pairwise_mean,
@@ -32,7 +32,7 @@ from enn.metrics.base import (
 from enn.metrics.joint import average_joint_nll
 from enn.metrics.likelihood import check_not_empty
 
-ParseFn = Callable[[chex.Array], tuple[chex.Array, chex.Array]]
+ParseFn = Callable[[base.AnyArray], tuple[chex.Array, chex.Array]]
 """Turns outputs `[num_enn_samples, batch, ...]` into means and standard deviations,
 
 both `[num_enn_samples, batch, num_outputs]`.
@@ -103,7 +103,7 @@ def make_constant_std(noise_std: chex.Numeric) -> ParseFn:
 
 def make_mixture_nll_calculator(
     parse: ParseFn = split_mean_and_std,
-) -> MetricCalculator:
+) -> ArrayMetric:
     """Returns the marginal negative log-likelihood of the mixture, in nats.
 
     −(1/B) Σ_b log (1/S) Σₛ Πₖ N(y_bk; μ_sbk, σ_sbk²), over outputs k of a row b.
@@ -123,7 +123,7 @@ def make_mixture_nll_calculator(
 
 def make_mixture_nll_joint_calculator(
     tau: int = 10, parse: ParseFn = split_mean_and_std
-) -> MetricCalculator:
+) -> ArrayMetric:
     """Returns the joint negative log-likelihood of `tau` rows at a time, in nats.
 
     The mean over consecutive groups of `tau` rows of −log (1/S) Σₛ Πₜₖ N(y_tk; μ_stk,
@@ -159,7 +159,7 @@ def make_mixture_nll_joint_calculator(
 
 def make_mixture_crps_calculator(
     parse: ParseFn = split_mean_and_std,
-) -> MetricCalculator:
+) -> ArrayMetric:
     """Returns the continuous ranked probability score of the mixture.
 
     Mean over rows and outputs, in units of the target. In closed form, with
@@ -287,7 +287,7 @@ def _quantiles(outputs: chex.Array, levels: chex.Array, parse: ParseFn) -> jax.A
 
 def make_coverage_calculator(
     level: float = 0.9, parse: ParseFn = split_mean_and_std
-) -> MetricCalculator:
+) -> ArrayMetric:
     """Returns the fraction of targets inside the central interval of the mixture.
 
     That is between the quantiles of levels (1 − level)/2 and (1 + level)/2; the mean
@@ -323,7 +323,7 @@ def _coverage(cdf: jax.Array, level: float) -> jax.Array:
 
 def make_interval_width_calculator(
     level: float = 0.9, parse: ParseFn = split_mean_and_std
-) -> MetricCalculator:
+) -> ArrayMetric:
     """Returns the width of the central interval of the mixture.
 
     Mean over rows and outputs, in units of the target: of two networks with the same

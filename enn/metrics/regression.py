@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from enn import _checks, _sharding
 from enn.metrics.base import (
-    MetricCalculator,
+    ArrayMetric,
     at_least_float32,
     average_sampled_log_likelihood,
     pairwise_mean,
@@ -71,7 +71,7 @@ def calculate_crps(
     return pairwise_mean((pairwise_mean(jnp.abs(errors)) - spread)[:, 0])
 
 
-def make_gaussian_nll_calculator(noise_std: float = 0.0) -> MetricCalculator:
+def make_gaussian_nll_calculator(noise_std: float = 0.0) -> ArrayMetric:
     """Returns the negative log-likelihood of a Gaussian with the samples' moments.
 
     −(1/B) Σ_b log N(y_b; meanₛ f_sb, varₛ f_sb + σ²), with the population variance, in
@@ -149,9 +149,7 @@ def _joint_ll(
     return average_sampled_log_likelihood(pairwise_sum(log_likelihoods, 1))
 
 
-def make_gaussian_nll_joint_calculator(
-    noise_std: float, tau: int = 10
-) -> MetricCalculator:
+def make_gaussian_nll_joint_calculator(noise_std: float, tau: int = 10) -> ArrayMetric:
     """Returns the joint negative log-likelihood of `tau` targets at a time, in nats.
 
     The mean over consecutive groups of `tau` rows of `-calculate_gaussian_joint_ll`;

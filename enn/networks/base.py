@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
 
 import chex
 import haiku as hk
@@ -13,13 +13,13 @@ import numpy as np
 from enn import base
 
 _NO_PRIOR = np.zeros(1)
-_NO_EXTRA: dict[str, chex.Array] = {}
+_NO_EXTRA: dict[str, base.AnyArray] = {}
 
 
 class _OutputFields(NamedTuple):
     train: chex.Array
     prior: chex.Array
-    extra: dict[str, chex.Array]
+    extra: dict[str, base.AnyArray]
 
 
 class OutputWithPrior(_OutputFields):
@@ -49,14 +49,14 @@ class OutputWithPrior(_OutputFields):
         cls,
         train: chex.Array,
         prior: chex.Array = _NO_PRIOR,
-        extra: dict[str, chex.Array] = _NO_EXTRA,
+        extra: dict[str, base.AnyArray] = _NO_EXTRA,
     ) -> "OutputWithPrior":
         if prior is _NO_PRIOR:
             prior = cls._zero_prior(train)
         return super().__new__(cls, train, prior, {} if extra is _NO_EXTRA else extra)
 
     @staticmethod
-    def _zero_prior(train: chex.Array) -> chex.Array:
+    def _zero_prior(train: chex.Array) -> jax.Array:
         return jnp.zeros_like(train)
 
     @property
@@ -65,7 +65,7 @@ class OutputWithPrior(_OutputFields):
         return jnp.add(self.train, jax.lax.stop_gradient(self.prior))
 
 
-Output: TypeAlias = jax.Array | OutputWithPrior
+Output: TypeAlias = chex.Array | OutputWithPrior
 
 
 def parse_net_output(net_out: Output) -> jax.Array:
@@ -83,7 +83,9 @@ def parse_net_output(net_out: Output) -> jax.Array:
       TypeError: for a plain tuple.
     """
     _check_not_tuple(net_out)
-    return net_out.preds if isinstance(net_out, OutputWithPrior) else net_out
+    if isinstance(net_out, OutputWithPrior):
+        return net_out.preds
+    return cast(jax.Array, net_out)  # JAX's, where the network ran under JAX.
 
 
 def _check_not_tuple(net_out: Any) -> None:
@@ -132,9 +134,9 @@ def extra_output(net_out: Any, name: str) -> Any:
     return net_out.extra[name]
 
 
-ApplyArray = base.ApplyFn[chex.Array, Output]
-InitArray = base.InitFn[chex.Array]
-EnnArray = base.EpistemicNetwork[chex.Array, Output]
+ApplyArray = base.ApplyFn[base.AnyArray, Output]
+InitArray = base.InitFn[base.AnyArray]
+EnnArray = base.EpistemicNetwork[base.AnyArray, Output]
 
 
 @runtime_checkable
@@ -142,7 +144,7 @@ class ApplyNoState(Protocol):
     """Forward pass of an ENN without network state."""
 
     def __call__(
-        self, params: hk.Params, inputs: chex.Array, index: base.Index, /
+        self, params: base.AnyTree, inputs: base.AnyArray, index: base.Index, /
     ) -> Output:
         """Returns the output at `inputs` for one `index`."""
         ...
@@ -153,8 +155,8 @@ class InitNoState(Protocol):
     """Initialisation of an ENN without network state."""
 
     def __call__(
-        self, rng_key: chex.PRNGKey, inputs: chex.Array, index: base.Index, /
-    ) -> hk.Params:
+        self, rng_key: chex.PRNGKey, inputs: base.AnyArray, index: base.Index, /
+    ) -> base.AnyTree:
         """Returns initial parameters for inputs shaped like `inputs`."""
         ...
 

@@ -39,7 +39,7 @@ class CatOutputWithPrior(OutputWithPrior):
     __slots__ = ()
 
     @staticmethod
-    def _zero_prior(train: chex.Array) -> chex.Array:
+    def _zero_prior(train: chex.Array) -> jax.Array:
         return jnp.zeros(train.shape[:-1], train.dtype)
 
     @property

@@ -100,7 +100,7 @@ class MLPDropoutENN(EnnArray):
         sizes = layer_sizes("output_sizes", output_sizes)
         _check_rate(dropout_rate)
 
-        def forward(inputs: chex.Array, index: base.Index) -> chex.Array:
+        def forward(inputs: chex.Array, index: base.Index) -> jax.Array:
             out = flat_batch(inputs)
             key = as_key(index)
             input_size = out.shape[-1]

@@ -15,7 +15,7 @@ from enn.networks.inputs import flat_inputs, init_once, layer_sizes
 from enn.networks.many_indices import members
 from enn.networks.priors import EnnWithAdditivePrior, PriorFn
 
-Activation = Callable[[chex.Array], chex.Array]
+Activation = Callable[[jax.Array], jax.Array]
 
 
 class EnsembleBranch(hk.Module):
@@ -48,7 +48,7 @@ class EnsembleBranch(hk.Module):
         self.nonzero_bias = nonzero_bias
         self.w_init = w_init
 
-    def __call__(self, inputs: chex.Array) -> chex.Array:
+    def __call__(self, inputs: chex.Array) -> jax.Array:
         """Returns `[batch, output_size, num_ensemble]` for `[batch, num_features]`."""
         inputs = jnp.asarray(inputs)
         _checks.shape("inputs", inputs, (None, None), "[batch, num_features]")
@@ -86,7 +86,7 @@ class EnsembleLinear(hk.Module):
         self.w_init = w_init
         self.num_ensemble: int | None = None
 
-    def __call__(self, inputs: chex.Array) -> chex.Array:
+    def __call__(self, inputs: chex.Array) -> jax.Array:
         """Returns `[batch, output_size, num_ensemble]`.
 
         Args:
@@ -155,7 +155,7 @@ class EnsembleMLP(hk.Module):
             *(EnsembleLinear(size, w_init) for size in others),
         ]
 
-    def __call__(self, inputs: chex.Array) -> chex.Array:
+    def __call__(self, inputs: chex.Array) -> jax.Array:
         """Returns `[batch, num_outputs, num_ensemble]` for `inputs` `[batch, ...]`."""
         branch, *others = self.layers
         out = branch(flat_inputs(inputs))
@@ -171,7 +171,7 @@ def _transformed(
     activation: Activation,
     w_init: hk.initializers.Initializer | None,
 ) -> hk.Transformed:
-    def forward(inputs: chex.Array) -> chex.Array:
+    def forward(inputs: chex.Array) -> jax.Array:
         net = EnsembleMLP(output_sizes, num_ensemble, nonzero_bias, activation, w_init)
         return net(inputs)
 
@@ -219,7 +219,7 @@ def make_einsum_ensemble_mlp_enn(
     ensemble = _transformed(sizes, num_ensemble, *options)
     ensemble_of_one = _transformed(sizes, 1, *options)
 
-    def run_member(member: hk.Params, inputs: chex.Array) -> chex.Array:
+    def run_member(member: hk.Params, inputs: chex.Array) -> jax.Array:
         params = jax.tree.map(lambda p: p[..., None], member)
         return ensemble_of_one.apply(params, inputs)[..., 0]
 
@@ -278,10 +278,10 @@ def make_ensemble_mlp_with_prior_enn(
         output_sizes, num_ensemble, nonzero_bias, activation, w_init
     )
 
-    def all_outputs(inputs: chex.Array) -> chex.Array:
+    def all_outputs(inputs: chex.Array) -> jax.Array:
         return ensemble.apply(prior_params, inputs)
 
-    def prior_fn(inputs: chex.Array, index: base.Index) -> chex.Array:
+    def prior_fn(inputs: chex.Array, index: base.Index) -> jax.Array:
         known = _known_rows.look_up(all_outputs, inputs)
         if known is not None:
             return members.select_member(known, index, num_ensemble, axis=-1)
@@ -328,14 +328,14 @@ def make_ensemble_prior(
     ensemble = _transformed(output_sizes, num_ensemble, True, activation, w_init)
     params = init_once(ensemble.init, next(hk.PRNGSequence(seed)), dummy_input)
 
-    def all_outputs(inputs: chex.Array) -> chex.Array:
+    def all_outputs(inputs: chex.Array) -> jax.Array:
         return ensemble.apply(params, inputs)
 
     @jax.jit
-    def combine(params: hk.Params, inputs: chex.Array, index: base.Index) -> chex.Array:
+    def combine(params: hk.Params, inputs: chex.Array, index: base.Index) -> jax.Array:
         return ensemble.apply(params, inputs) @ index
 
-    def prior_fn(inputs: chex.Array, index: base.Index) -> chex.Array:
+    def prior_fn(inputs: chex.Array, index: base.Index) -> jax.Array:
         _checks.shape("index", index, (num_ensemble,), f"[{num_ensemble}]")
         known = _known_rows.look_up(all_outputs, inputs)
         return combine(params, inputs, index) if known is None else known @ index

@@ -261,7 +261,7 @@ class MLPEnsembleMatchedPrior(EnnWithAdditivePrior):
 
 
 def combine_functions_choice_via_index(
-    prior_fns: Sequence[Callable[[chex.Array], chex.Array]],
+    prior_fns: Sequence[Callable[[base.AnyArray], chex.Array]],
 ) -> PriorFn:
     """Returns `(x, z) -> prior_fns[z](x)` for an integer index z.
 
@@ -283,7 +283,7 @@ def combine_functions_choice_via_index(
     """
     fns = _non_empty(prior_fns)
 
-    def all_outputs(inputs: chex.Array) -> chex.Array:
+    def all_outputs(inputs: chex.Array) -> jax.Array:
         return jnp.stack([fn(inputs) for fn in fns], axis=1)
 
     def prior_fn(inputs: chex.Array, index: base.Index) -> chex.Array:
@@ -296,7 +296,7 @@ def combine_functions_choice_via_index(
 
 
 def combine_functions_linear_in_index(
-    prior_fns: Sequence[Callable[[chex.Array], chex.Array]],
+    prior_fns: Sequence[Callable[[base.AnyArray], chex.Array]],
 ) -> PriorFn:
     """Returns `(x, z) -> Σ_n z_n prior_fns[n](x)` for an index `[len(prior_fns)]`.
 
@@ -317,15 +317,15 @@ def combine_functions_linear_in_index(
     """
     fns = _non_empty(prior_fns)
 
-    def all_outputs(inputs: chex.Array) -> chex.Array:
+    def all_outputs(inputs: chex.Array) -> jax.Array:
         return jnp.stack([fn(inputs) for fn in fns], axis=-1)
 
     @_sharding.allow_explicit_axes
     @jax.jit
-    def combine(inputs: chex.Array, index: base.Index) -> chex.Array:
+    def combine(inputs: chex.Array, index: base.Index) -> jax.Array:
         return all_outputs(inputs) @ jnp.asarray(index)
 
-    def prior_fn(inputs: chex.Array, index: base.Index) -> chex.Array:
+    def prior_fn(inputs: chex.Array, index: base.Index) -> jax.Array:
         _checks.shape("index", index, (len(fns),), f"[{len(fns)}]")
         known = _known_rows.look_up(all_outputs, inputs)
         return combine(inputs, index) if known is None else known @ index
@@ -334,8 +334,8 @@ def combine_functions_linear_in_index(
 
 
 def _non_empty(
-    prior_fns: Sequence[Callable[[chex.Array], chex.Array]],
-) -> tuple[Callable[[chex.Array], chex.Array], ...]:
+    prior_fns: Sequence[Callable[[base.AnyArray], chex.Array]],
+) -> tuple[Callable[[base.AnyArray], chex.Array], ...]:
     if not prior_fns:
         raise ValueError("prior_fns must hold at least one function.")
     return tuple(prior_fns)
@@ -397,7 +397,7 @@ class MLPPriors:
             )
         return self._params
 
-    def __call__(self, inputs: chex.Array, index: base.Index) -> chex.Array:
+    def __call__(self, inputs: chex.Array, index: base.Index) -> jax.Array:
         """Returns the prior `index` at `inputs`, `[batch, num_outputs]`."""
         params = self.params_for(inputs)
         known = _known_rows.look_up(self.all_outputs, inputs)
@@ -407,7 +407,7 @@ class MLPPriors:
             self._model.apply, params, inputs, index, self.num_ensemble
         )
 
-    def all_outputs(self, inputs: chex.Array) -> chex.Array:
+    def all_outputs(self, inputs: chex.Array) -> jax.Array:
         """Returns all priors at `inputs`, `[batch, num_ensemble, num_outputs]`."""
         outputs = members.run_members(
             self._model.apply, self.params_for(inputs), inputs, self.num_ensemble
@@ -422,7 +422,7 @@ def make_mlp_ensemble_prior_fns(
     seed: int = 0,
     w_init: hk.initializers.Initializer | None = None,
     b_init: hk.initializers.Initializer | None = None,
-) -> Sequence[Callable[[chex.Array], chex.Array]]:
+) -> Sequence[Callable[[chex.Array], jax.Array]]:
     """Returns `num_ensemble` fixed random MLPs `[batch, ...] -> [batch, num_outputs]`.
 
     >>> import numpy as np
@@ -452,7 +452,7 @@ def make_random_gp_ensemble_prior_fns(
     gamma: GpGamma,
     num_ensemble: int,
     seed: int = 0,
-) -> Sequence[Callable[[chex.Array], chex.Array]]:
+) -> Sequence[Callable[[chex.Array], jax.Array]]:
     """Returns `num_ensemble` independent samples of `make_random_feat_gp`."""
     rng = hk.PRNGSequence(seed)
     return [

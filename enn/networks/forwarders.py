@@ -23,8 +23,8 @@ class EnnBatchFwd(Protocol[Input]):
 
     def __call__(
         self,
-        params: hk.Params,
-        state: hk.State,
+        params: base.AnyTree,
+        state: base.AnyTree,
         inputs: Input,
         key: chex.PRNGKey | None = None,
     ) -> jax.Array:
@@ -79,8 +79,8 @@ def make_batch_fwd(
     fixed_indices = draw(jax.random.PRNGKey(seed))
 
     def batch_fwd(
-        params: hk.Params,
-        state: hk.State,
+        params: base.AnyTree,
+        state: base.AnyTree,
         inputs: Any,
         key: chex.PRNGKey | None = None,
     ) -> jax.Array:
@@ -120,7 +120,7 @@ def compile_forward(
 
     @functools.wraps(forward)
     def on_mesh(
-        params: hk.Params, state: hk.State, inputs: Any, *args: Any, **kwargs: Any
+        params: base.AnyTree, state: hk.State, inputs: Any, *args: Any, **kwargs: Any
     ) -> jax.Array:
         params, state, inputs, args, kwargs = _sharding.untyped(
             (params, state, inputs, args, kwargs)
@@ -135,8 +135,8 @@ def compile_forward(
 
 def predict_at_indices(
     enn: base.EpistemicNetwork,
-    params: hk.Params,
-    state: hk.State,
+    params: base.AnyTree,
+    state: base.AnyTree,
     inputs: Any,
     indices: base.Index,
     batch_z: int | None = None,
@@ -167,7 +167,7 @@ def predict_at_indices(
         stays bounded; the result does not depend on it.
     """
 
-    def predict(index: base.Index) -> chex.Array:
+    def predict(index: base.Index) -> jax.Array:
         return parse_net_output(enn.apply(params, state, inputs, index)[0])
 
     if not isinstance(enn.indexer, EnsembleIndexer):

@@ -31,7 +31,7 @@ def tempered_mlp(
     """Returns an MLP on flattened inputs, its outputs divided by `temperature`."""
     mlp = transformed_mlp(output_sizes)
 
-    def apply(params: hk.Params, inputs: chex.Array) -> chex.Array:
+    def apply(params: hk.Params, inputs: chex.Array) -> jax.Array:
         return mlp.apply(params, inputs) / temperature
 
     return hk.Transformed(mlp.init, apply)
@@ -202,7 +202,7 @@ class HyperLinear(EpistemicModule):
         self.fixed_bias_val = fixed_bias_val
         self.first_layer = first_layer
 
-    def __call__(self, inputs: chex.Array, index: base.Index) -> chex.Array:
+    def __call__(self, inputs: chex.Array, index: base.Index) -> jax.Array:
         """Returns `[batch, output_size]`."""
         inputs = jnp.asarray(inputs)
         dim = self.index_dim_per_layer
@@ -221,7 +221,7 @@ class HyperLinear(EpistemicModule):
         return inputs @ (float(w_scale) * w @ index).T + (b @ index)[None]
 
 
-def _unit_norm(vectors: chex.Array) -> chex.Array:
+def _unit_norm(vectors: chex.Array) -> jax.Array:
     return vectors / jnp.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
@@ -291,7 +291,7 @@ class PriorMLPIndependentLayers(EpistemicModule):
             )
         ]
 
-    def __call__(self, inputs: chex.Array, index: base.Index) -> chex.Array:
+    def __call__(self, inputs: chex.Array, index: base.Index) -> jax.Array:
         """Returns `[batch, num_outputs]` for `inputs` `[batch, ...]`."""
         _checks.shape("index", index, (self.index_dim,), f"[{self.index_dim}]")
         index = jnp.asarray(index)
@@ -332,7 +332,7 @@ class DiagonalLinear(hk.Module):
         self.w_init = w_init
         self.b_init_value = b_init_value
 
-    def __call__(self, inputs: chex.Array) -> chex.Array:
+    def __call__(self, inputs: chex.Array) -> jax.Array:
         """Returns an array of the shape of `inputs`, `[..., num_features]`."""
         if not jnp.ndim(inputs):
             raise ValueError("inputs must have shape [..., num_features], got [].")
@@ -534,7 +534,7 @@ class MLPHypermodelPriorIndependentLayers(EnnWithAdditivePrior):
         _checks.shape("the index that indexer draws", index, (None,), "[index_dim]")
         index_dim = len(index)
 
-        def prior(inputs: chex.Array, index: base.Index) -> chex.Array:
+        def prior(inputs: chex.Array, index: base.Index) -> jax.Array:
             net = PriorMLPIndependentLayers(
                 prior_base_output_sizes,
                 index_dim,

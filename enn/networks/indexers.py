@@ -160,7 +160,7 @@ class GaussianWithUnitIndexer(_VectorIndexer):
     """
 
     @property
-    def mean_index(self) -> chex.Array:
+    def mean_index(self) -> jax.Array:
         """The mean of the distribution: `[1, 0, ..., 0]`."""
         return jnp.append(1.0, jnp.zeros(self.index_dim - 1))
 

@@ -51,7 +51,7 @@ def check_transformed(model: Any) -> None:
         )
 
 
-def flat_inputs(inputs: chex.Array) -> chex.Array:
+def flat_inputs(inputs: chex.Array) -> jax.Array:
     """Returns inputs as `[batch, num_features]`, integers as float32.
 
     Args:
@@ -79,7 +79,7 @@ def _check_array(inputs: Any) -> None:
         )
 
 
-def flat_batch(inputs: chex.Array) -> chex.Array:
+def flat_batch(inputs: chex.Array) -> jax.Array:
     """Returns a batch of inputs as `[batch, num_features]`, integers as float32.
 
     Raises:

@@ -151,7 +151,7 @@ def transformed_mlp(
     """Returns the pure functions of an MLP on flattened inputs."""
     sizes = layer_sizes("output_sizes", output_sizes)
 
-    def forward(inputs: chex.Array) -> chex.Array:
+    def forward(inputs: chex.Array) -> jax.Array:
         flat = flat_inputs(inputs)
         if jax.default_backend() != "cpu":
             return hk.nets.MLP(sizes, w_init, b_init)(flat)
@@ -297,7 +297,7 @@ class ProjectedMLP(EpistemicModule):
         sizes = [*self.hidden_sizes, final_out * index_dim]
         self.mlp = ConcatMLP(sizes, w_init, b_init)
 
-    def __call__(self, inputs: chex.Array, index: base.Index) -> chex.Array:
+    def __call__(self, inputs: chex.Array, index: base.Index) -> jax.Array:
         """Returns `[batch, final_out]` for `inputs` `[batch, num_features]`."""
         dim = self.index_dim
         _checks.shape("index", index, (dim,), f"[{dim}]")

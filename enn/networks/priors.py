@@ -32,7 +32,7 @@ from enn.networks.base import (
 from enn.networks.inputs import check_equal_lengths, init_once, layer_sizes
 from enn.networks.mlp import ConcatMLP
 
-PriorFn = Callable[[chex.Array, base.Index], chex.Array]
+PriorFn = Callable[[base.AnyArray, base.Index], chex.Array]
 """A fixed function `(inputs, index) -> [batch, num_outputs]`."""
 
 
@@ -58,13 +58,13 @@ def convert_enn_to_prior_fn(
     index = enn.indexer(index_key)
     params, state = init_once(enn.init, init_key, dummy_input, index)
 
-    def prior_fn(inputs: chex.Array, index: base.Index) -> chex.Array:
+    def prior_fn(inputs: chex.Array, index: base.Index) -> jax.Array:
         return parse_net_output(enn.apply(params, state, inputs, index)[0])
 
     return prior_fn
 
 
-def make_null_prior(output_dim: int) -> Callable[[chex.Array], chex.Array]:
+def make_null_prior(output_dim: int) -> Callable[[chex.Array], jax.Array]:
     """Returns `[batch, ...] -> zeros [batch, output_dim]`, in float32.
 
     >>> import numpy as np
@@ -74,7 +74,7 @@ def make_null_prior(output_dim: int) -> Callable[[chex.Array], chex.Array]:
     """
     _checks.positive_int("output_dim", output_dim)
 
-    def null_prior(inputs: chex.Array) -> chex.Array:
+    def null_prior(inputs: chex.Array) -> jax.Array:
         return jnp.zeros((*jnp.shape(inputs)[:1], output_dim), jnp.float32)
 
     return null_prior
@@ -123,7 +123,7 @@ def get_random_mlp_with_index(
         "b_init": hk.initializers.TruncatedNormal(stddev=prior_bias_std),
     }
 
-    def forward(inputs: chex.Array, index: base.Index) -> chex.Array:
+    def forward(inputs: chex.Array, index: base.Index) -> jax.Array:
         _checks.shape("inputs", inputs, (None, None), "[batch, num_features]")
         _checks.shape("index", index, (None,), "[index_dim]")
         return ConcatMLP(sizes, **inits)(inputs.T, index).T
@@ -131,7 +131,7 @@ def get_random_mlp_with_index(
     transformed = hk.without_apply_rng(hk.transform(forward))
     params = init_once(transformed.init, rng, x_sample, z_sample)
 
-    def prior_fn(inputs: chex.Array, index: base.Index) -> chex.Array:
+    def prior_fn(inputs: chex.Array, index: base.Index) -> jax.Array:
         return transformed.apply(params, inputs, index)
 
     return prior_fn
@@ -260,7 +260,7 @@ def make_random_feat_gp(
     key: chex.PRNGKey,
     gamma: GpGamma = 1.0,
     scale: float = 1.0,
-) -> Callable[[chex.Array], chex.Array]:
+) -> Callable[[chex.Array], jax.Array]:
     """Returns one sample from an approximate GP with squared exponential kernel.
 
     f_o(x) = scale · Σ_j α_j cos(γ_j x·W_jo + b_jo), with normal W, α_j ~ N(0, 1/J)
@@ -301,7 +301,7 @@ def make_random_feat_gp(
     alpha = jax.random.normal(alpha_key, [num_feat]) / jnp.sqrt(num_feat)
     gammas = _draw_gamma(gamma, gamma_key, num_feat)
 
-    def gp_instance(inputs: chex.Array) -> chex.Array:
+    def gp_instance(inputs: chex.Array) -> jax.Array:
         flat = jnp.reshape(inputs, (*jnp.shape(inputs)[:1], -1))
         _checks.shape("inputs", flat, (None, input_dim), f"[batch, {input_dim}]")
         projected = jnp.einsum("bi,jio->bjo", flat, weights)
@@ -311,7 +311,7 @@ def make_random_feat_gp(
     return gp_instance
 
 
-def _draw_gamma(gamma: GpGamma, key: chex.PRNGKey, num_feat: int) -> chex.Array:
+def _draw_gamma(gamma: GpGamma, key: chex.PRNGKey, num_feat: int) -> jax.Array:
     gammas = jnp.asarray(gamma, float)
     if gammas.ndim == 0:
         return jnp.reshape(gammas, (1, 1, 1))
@@ -329,7 +329,7 @@ def conv_prior_net(
     output_channels: Sequence[int],
     kernel_shapes: Sequence[KernelShape],
     strides: Sequence[int],
-) -> Callable[[chex.Array], chex.Array]:
+) -> Callable[[chex.Array], jax.Array]:
     """Returns a network of convolutions with relu, then a linear layer.
 
     For use in a Haiku transform: maps images `[batch, height, width, channels]` to
@@ -354,7 +354,7 @@ def conv_prior_net(
         layer_sizes("kernel_shapes", np.atleast_1d(kernel_shape).tolist())
     num_outputs = _checks.positive_int("num_classes", num_classes)
 
-    def forward(inputs: chex.Array) -> chex.Array:
+    def forward(inputs: chex.Array) -> jax.Array:
         out = inputs
         for size, kernel_shape, stride in zip(
             channels, kernel_shapes, strides, strict=True

@@ -12,7 +12,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,8 +51,8 @@ from enn.posteriors.curvature import Data, Likelihood, Rows, Sums
 
 def fit_laplace(
     enn: EnnArray,
-    params: hk.Params,
-    state: hk.State,
+    params: base.AnyTree,
+    state: base.AnyTree,
     data: Data,
     likelihood: Likelihood,
     *,

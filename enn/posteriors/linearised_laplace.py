@@ -38,8 +38,8 @@ _JACOBIAN_SIZE = 2**24
 
 def fit_linearised_laplace(
     enn: EnnArray,
-    params: hk.Params,
-    state: hk.State,
+    params: base.AnyTree,
+    state: base.AnyTree,
     data: Data,
     likelihood: Likelihood,
     *,
@@ -247,7 +247,7 @@ def _linearised(
     """Returns the network f(x) + J(x) d(z), whose `init` gives `params` and `state`."""
 
     def apply(
-        params: hk.Params, state: hk.State, inputs: chex.Array, index: base.Index
+        params: base.AnyTree, state: hk.State, inputs: chex.Array, index: base.Index
     ) -> tuple[Output, hk.State]:
         _checks.shape("index", index, (size,), f"[{size}]")
         own = {name: p for name, p in params.items() if name != MODULE}

@@ -377,7 +377,7 @@ def _cast(like: Any, *tree: Any) -> Any:
     )
 
 
-def all_finite(tree: Any) -> chex.Array:
+def all_finite(tree: Any) -> jax.Array:
     """Returns whether all numbers of all arrays are finite."""
     finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
     return jnp.array(finite, bool).all()

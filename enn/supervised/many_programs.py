@@ -137,7 +137,7 @@ class ManyPrograms:
     def _sample(
         self, hypers: Hyper, state: TrainingState, inputs: Any, keys: Any, num: int
     ) -> jax.Array:
-        def sample(run: Any, inputs: Any) -> chex.Array:
+        def sample(run: Any, inputs: Any) -> jax.Array:
             hyper, (params, state), key = run
             enn, _, _ = self.parts(hyper)
             indices = draw_indices(enn.indexer, key, num)

@@ -217,7 +217,7 @@ def _forward(enn: EnnArray, mesh: jax.sharding.Mesh | None) -> Any:
     @functools.partial(
         jax.jit, out_shardings=_sharding.replicated(mesh), compiler_options=options
     )
-    def forward(params: Any, state: Any, inputs: Any, key: chex.PRNGKey) -> chex.Array:
+    def forward(params: Any, state: Any, inputs: Any, key: chex.PRNGKey) -> jax.Array:
         indices = draw_indices(enn.indexer, key, _NUM_INDICES)
         return predict_at_indices(enn, params, state, inputs, indices)
 

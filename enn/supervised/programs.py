@@ -81,7 +81,7 @@ def predict_many(
     """Returns the forward pass `(state, inputs, key)` at many indices."""
 
     @functools.partial(jax.jit, out_shardings=_sharding.replicated(mesh))
-    def predict_many(state: Any, inputs: Any, key: chex.PRNGKey) -> chex.Array:
+    def predict_many(state: Any, inputs: Any, key: chex.PRNGKey) -> jax.Array:
         indices = draw_indices(enn.indexer, key, num_samples)
         return forwarders.predict_at_indices(
             enn, state.params, state.network_state, inputs, indices

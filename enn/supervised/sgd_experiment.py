@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import optax
 
-from enn import _checks, _sharding, loggers, metrics
+from enn import _checks, _sharding, base, loggers, metrics
 from enn.datasets.base import ArrayBatchIterator
 from enn.losses.base import LossFnArray
 from enn.networks.base import EnnArray, Output
@@ -146,8 +146,8 @@ class Experiment(BaseExperiment):
         init_x: chex.Array | None = None,
         mesh: jax.sharding.Mesh | None = None,
         *,
-        init_params: hk.Params | None = None,
-        init_state: hk.State | None = None,
+        init_params: base.AnyTree | None = None,
+        init_state: base.AnyTree | None = None,
         callback: Callback | None = None,
         callback_every: int = 1,
     ):

@@ -17,6 +17,8 @@ import chex
 import jax
 import numpy as np
 
+from enn import base
+
 Array = jax.Array | np.ndarray
 
 
@@ -74,7 +76,7 @@ class ENNQuality:
 class EpistemicSampler(Protocol):
     """Draws functions from an agent's posterior."""
 
-    def __call__(self, x: chex.Array, key: chex.PRNGKey, /) -> chex.Array:
+    def __call__(self, x: base.AnyArray, key: chex.PRNGKey, /) -> chex.Array:
         """Returns the values of one function at all of `x`.
 
         Args:

@@ -17,10 +17,10 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from enn import metrics
+from enn import base, metrics
 from enn.testbed.base import Data
 
-LogitFn = Callable[[chex.Array], chex.Array]
+LogitFn = Callable[[base.AnyArray], chex.Array]
 """Inputs `[batch, input_dim]` to logits `[batch, num_classes]`."""
 
 XGenerator = Callable[[chex.PRNGKey, int], jax.Array]

@@ -89,7 +89,7 @@ def add_epinet(
         index_dim, num_outputs, epinet_hiddens, None, prior_scale, drop_inputs=True
     )
 
-    def parse_hidden(out: Output) -> chex.Array:
+    def parse_hidden(out: Output) -> jax.Array:
         if isinstance(features, str):
             return flat_batch(parse_base_hidden(out, FEATURES))
         return flat_batch(features(out))

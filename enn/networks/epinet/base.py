@@ -15,7 +15,7 @@ from enn.networks.base import EnnArray, Output, OutputWithPrior
 from enn.networks.checkpoints import EnnCheckpoint
 from enn.networks.utils import merge_modules, parse_to_output_with_prior, select_modules
 
-BaseHiddenParser = Callable[[Output], chex.Array]
+BaseHiddenParser = Callable[[Any], chex.Array]
 """Output of a base network -> hidden features, `[batch, num_hidden]`."""
 
 
@@ -25,13 +25,13 @@ class EpinetApplyWithState(Protocol):
 
     def __call__(
         self,
-        params: hk.Params,
-        state: hk.State,
-        inputs: chex.Array,
+        params: base.AnyTree,
+        state: base.AnyTree,
+        inputs: base.AnyArray,
         index: base.Index,
-        hidden: chex.Array,
+        hidden: base.AnyArray,
         /,
-    ) -> tuple[OutputWithPrior, hk.State]:
+    ) -> tuple[OutputWithPrior, base.AnyTree]:
         """Returns the output at `inputs` and `hidden`, and the new state."""
         ...
 
@@ -43,11 +43,11 @@ class EpinetInitWithState(Protocol):
     def __call__(
         self,
         key: chex.PRNGKey,
-        inputs: chex.Array,
+        inputs: base.AnyArray,
         index: base.Index,
-        hidden: chex.Array,
+        hidden: base.AnyArray,
         /,
-    ) -> tuple[hk.Params, hk.State]:
+    ) -> tuple[base.AnyTree, base.AnyTree]:
         """Returns initial parameters and state."""
         ...
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import chex
 import haiku as hk
+import jax
 import jax.numpy as jnp
 
 from enn import _checks, base
@@ -84,7 +85,7 @@ class MLPEpinetWithPrior(EpinetWithState):
         super().__init__(transformed.apply, init, indexer)
 
 
-def parse_base_hidden(base_out: Output, hidden_name: str = "final_out") -> chex.Array:
+def parse_base_hidden(base_out: Output, hidden_name: str = "final_out") -> jax.Array:
     """Returns the entry `hidden_name` of the `extra` of a base network's output.
 
     >>> import numpy as np

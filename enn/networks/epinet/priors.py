@@ -126,7 +126,7 @@ def make_imagenet_conv_prior(
     """
     net = conv_prior_net(num_classes, output_channels, kernel_shapes, strides)
 
-    def preprocessed(inputs: chex.Array) -> chex.Array:
+    def preprocessed(inputs: chex.Array) -> jax.Array:
         return net(_imagenet_images(inputs))
 
     return _make_conv_prior(
@@ -163,7 +163,7 @@ def make_cifar_conv_prior(
     kernels = [5] * num_layers if kernel_shapes is None else kernel_shapes
     net = conv_prior_net(num_classes, output_channels, kernels, [2] * num_layers)
 
-    def preprocessed(inputs: chex.Array) -> chex.Array:
+    def preprocessed(inputs: chex.Array) -> jax.Array:
         images = as_images(inputs)
         shape = (images.shape[0], *_CIFAR_SHAPE)
         return net(jax.image.resize(images, shape, "bilinear"))
@@ -190,12 +190,12 @@ def _make_conv_prior(
         params = init_once(ensemble.init, next(rng), dummy, 0)
 
     @jax.jit
-    def combine(params: hk.Params, inputs: chex.Array, index: base.Index) -> chex.Array:
+    def combine(params: hk.Params, inputs: chex.Array, index: base.Index) -> jax.Array:
         networks = jnp.arange(num_ensemble)
         outputs = jax.vmap(ensemble.apply, (None, None, 0))(params, inputs, networks)
         return jnp.tensordot(index, parse_net_output(outputs), 1)
 
-    def prior_fn(inputs: chex.Array, index: base.Index) -> chex.Array:
+    def prior_fn(inputs: chex.Array, index: base.Index) -> jax.Array:
         _checks.shape("index", index, (num_ensemble,), f"[{num_ensemble}]")
         return combine(params, inputs, index)
 

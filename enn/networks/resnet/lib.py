@@ -138,7 +138,7 @@ class ResBlock(abc.ABC, hk.Module):
     @abc.abstractmethod
     def __call__(
         self, inputs: chex.Array, is_training: bool, test_local_stats: bool = False
-    ) -> chex.Array:
+    ) -> jax.Array:
         """Returns the block's output, `[batch, height, width, channels]`.
 
         Args:
@@ -176,7 +176,7 @@ class ResBlockV1(ResBlock):
 
     def __call__(
         self, inputs: chex.Array, is_training: bool, test_local_stats: bool = False
-    ) -> chex.Array:
+    ) -> jax.Array:
         inputs = jnp.asarray(inputs)
         mode = (is_training, test_local_stats)
         out = jax.nn.relu(self.batchnorm_0(self.conv0(inputs), *mode))
@@ -237,7 +237,7 @@ class ResBlockV2(ResBlock):
 
     def __call__(
         self, inputs: chex.Array, is_training: bool, test_local_stats: bool = False
-    ) -> chex.Array:
+    ) -> jax.Array:
         inputs = jnp.asarray(inputs)
         mode = (is_training, test_local_stats)
         normed = jax.nn.relu(self.batchnorm_0(inputs, *mode))

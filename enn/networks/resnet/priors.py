@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import chex
 import haiku as hk
+import jax
 
 from enn import base
 from enn.networks.base import EnnArray, OutputWithPrior
@@ -68,7 +69,7 @@ class ResnetMlpPrior(_ResnetWithPrior):
     ):
         sizes = layer_sizes("hidden_sizes", [*hidden_sizes, num_classes])
 
-        def prior_net(inputs: chex.Array) -> chex.Array:
+        def prior_net(inputs: chex.Array) -> jax.Array:
             return hk.nets.MLP(sizes, name="prior")(hk.Flatten()(inputs))
 
         super().__init__(
