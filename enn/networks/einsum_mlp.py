@@ -1,6 +1,7 @@
 """Ensembles of MLPs, and priors, with members on the last axis of the parameters."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import chex
 import haiku as hk
@@ -16,6 +17,8 @@ from enn.networks.many_indices import members
 from enn.networks.priors import EnnWithAdditivePrior, PriorFn
 
 Activation = Callable[[jax.Array], jax.Array]
+
+_OF_SINGLE_NUMBERS = (jax.nn.relu, jax.nn.tanh, jnp.tanh, jax.nn.gelu, jax.nn.silu)
 
 
 class EnsembleBranch(hk.Module):
@@ -52,14 +55,17 @@ class EnsembleBranch(hk.Module):
         """Returns `[batch, output_size, num_ensemble]` for `[batch, num_features]`."""
         inputs = jnp.asarray(inputs)
         _checks.shape("inputs", inputs, (None, None), "[batch, num_features]")
-        default = _default_init(inputs)
-        w, b = _weights(
-            inputs,
-            (self.output_size, self.num_ensemble),
-            self.w_init or default,
-            default if self.nonzero_bias else jnp.zeros,
-        )
-        return jnp.einsum("bi,ijk->bjk", inputs, w) + b
+        w, b = self.weights(inputs.shape[1], inputs.dtype)
+        return jnp.einsum("bi,ijk->bjk", inputs, w) + b[None]
+
+    def weights(self, num_features: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
+        """Returns weights as of `w_init`, and biases `[output_size, num_ensemble]`."""
+        default = _default_init(num_features)
+        out_shape = [self.output_size, self.num_ensemble]
+        w_shape = [num_features, *out_shape]
+        w = hk.get_parameter("w", w_shape, dtype, init=self.w_init or default)
+        b_init = default if self.nonzero_bias else jnp.zeros
+        return w, hk.get_parameter("b", out_shape, dtype, init=b_init)
 
 
 class EnsembleLinear(hk.Module):
@@ -96,29 +102,21 @@ class EnsembleLinear(hk.Module):
         axes = "[batch, num_features, num_ensemble]"
         _checks.shape("inputs", inputs, (None, None, None), axes)
         self.num_ensemble = inputs.shape[-1]
-        w, b = _weights(
-            inputs,
-            (self.output_size, self.num_ensemble),
-            self.w_init or _default_init(inputs),
-            jnp.zeros,
-        )
-        return jnp.einsum("bik,ijk->bjk", inputs, w) + b
+        w, b = self.weights(inputs.shape[1], inputs.dtype, self.num_ensemble)
+        return jnp.einsum("bik,ijk->bjk", inputs, w) + b[None]
+
+    def weights(
+        self, num_features: int, dtype: Any, num_ensemble: int = 1
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns weights as of `w_init`, and biases `[output_size, num_ensemble]`."""
+        out_shape = [self.output_size, num_ensemble]
+        w_init = self.w_init or _default_init(num_features)
+        w = hk.get_parameter("w", [num_features, *out_shape], dtype, init=w_init)
+        return w, hk.get_parameter("b", out_shape, dtype, init=jnp.zeros)
 
 
-def _default_init(inputs: chex.Array) -> hk.initializers.Initializer:
-    return hk.initializers.TruncatedNormal(1.0 / np.sqrt(inputs.shape[1]))
-
-
-def _weights(
-    inputs: chex.Array,
-    out_shape: tuple[int, int],
-    w_init: hk.initializers.Initializer,
-    b_init: hk.initializers.Initializer,
-) -> tuple[chex.Array, chex.Array]:
-    w_shape = [inputs.shape[1], *out_shape]
-    w = hk.get_parameter("w", w_shape, inputs.dtype, init=w_init)
-    b = hk.get_parameter("b", out_shape, inputs.dtype, init=b_init)
-    return w, b[None]
+def _default_init(num_features: int) -> hk.initializers.Initializer:
+    return hk.initializers.TruncatedNormal(1.0 / np.sqrt(num_features))
 
 
 class EnsembleMLP(hk.Module):
@@ -163,6 +161,23 @@ class EnsembleMLP(hk.Module):
             out = layer(self.activation(out))
         return out
 
+    def member(self, inputs: chex.Array) -> jax.Array:
+        """Returns `[batch, num_outputs]` of an ensemble of one, `self(inputs)[..., 0]`.
+
+        In columns on a CPU, as `enn.networks.mlp.transformed_mlp`: a training step of
+        100 members, batch 100, takes 5.7 ms and not 7.0 ms (one core, 50-50-2 units).
+        """
+        if (
+            jax.default_backend() != "cpu"
+            or self.activation not in _OF_SINGLE_NUMBERS  # It might mix features.
+        ):
+            return self(inputs)[..., 0]
+        out = flat_inputs(inputs).T
+        for i, layer in enumerate(self.layers):
+            w, b = layer.weights(len(out), out.dtype)
+            out = w[..., 0].T @ (self.activation(out) if i else out) + b
+        return out.T
+
 
 def _transformed(
     output_sizes: Sequence[int],
@@ -170,10 +185,11 @@ def _transformed(
     nonzero_bias: bool,
     activation: Activation,
     w_init: hk.initializers.Initializer | None,
+    call: Callable[[EnsembleMLP, chex.Array], jax.Array] = EnsembleMLP.__call__,
 ) -> hk.Transformed:
     def forward(inputs: chex.Array) -> jax.Array:
         net = EnsembleMLP(output_sizes, num_ensemble, nonzero_bias, activation, w_init)
-        return net(inputs)
+        return call(net, inputs)
 
     return hk.without_apply_rng(hk.transform(forward))
 
@@ -217,11 +233,11 @@ def make_einsum_ensemble_mlp_enn(
     indexer = EnsembleIndexer(num_ensemble)
     options = (nonzero_bias, activation, w_init)
     ensemble = _transformed(sizes, num_ensemble, *options)
-    ensemble_of_one = _transformed(sizes, 1, *options)
+    ensemble_of_one = _transformed(sizes, 1, *options, EnsembleMLP.member)
 
     def run_member(member: hk.Params, inputs: chex.Array) -> jax.Array:
         params = jax.tree.map(lambda p: p[..., None], member)
-        return ensemble_of_one.apply(params, inputs)[..., 0]
+        return ensemble_of_one.apply(params, inputs)
 
     def apply(
         params: hk.Params, state: hk.State, inputs: chex.Array, index: base.Index

@@ -280,3 +280,19 @@ def test_makers_check_sizes(make):
     ]:
         with pytest.raises(ValueError, match=match):
             make(sizes, num_ensemble)
+
+
+@pytest.mark.parametrize(
+    "activation", [jax.nn.relu, lambda x: x / (1 + jnp.abs(x).sum(1, keepdims=True))]
+)
+def test_members_are_those_of_the_whole_ensemble(activation):
+    """One member runs with the batch last, unless its activation mixes features."""
+    enn = networks.make_einsum_ensemble_mlp_enn([5, 4, 2], 3, activation=activation)
+    whole = hk.transform(
+        lambda x: einsum_mlp.EnsembleMLP([5, 4, 2], 3, activation=activation)(x)
+    )
+    params, _ = random_params(enn, X)
+    for member, expected in enumerate(jnp.moveaxis(whole.apply(params, None, X), 2, 0)):
+        np.testing.assert_allclose(
+            enn.apply(params, {}, X, member)[0], expected, 1e-5, 1e-6
+        )
