@@ -49,7 +49,7 @@ PredicateFn = Callable[[str, str, Any], bool]
 
 def l2_weights_with_predicate(
     params: hk.Params, predicate: PredicateFn | None = None
-) -> chex.Array | int:
+) -> jax.Array | int:
     """Returns Σ p² over the parameters that `predicate` selects, all if None.
 
     >>> import numpy as np

@@ -63,7 +63,7 @@ def at_labels(values: chex.Array, labels: chex.Array) -> jax.Array:
 
 @_sharding.allow_explicit_axes
 @jax.jit
-def marginal_probs(logits: jax.Array) -> jax.Array:
+def marginal_probs(logits: chex.Array) -> jax.Array:
     """Class probabilities averaged over the index samples.
 
     Args:

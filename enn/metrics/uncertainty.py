@@ -5,6 +5,7 @@ rank rows to find out-of-distribution inputs (`enn.metrics.ood`), to abstain
 (`enn.metrics.selective`) or to ask for labels (`enn.active_learning`).
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -14,7 +15,7 @@ from enn.metrics.likelihood import class_probs, marginal_probs, sum_of_others
 
 
 @jax.jit
-def variation_ratio(logits: jax.Array) -> jax.Array:
+def variation_ratio(logits: chex.Array) -> jax.Array:
     """One minus the largest marginal class probability, `[batch]`.
 
     >>> import numpy as np
@@ -32,7 +33,7 @@ def variation_ratio(logits: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def predictive_entropy(logits: jax.Array) -> jax.Array:
+def predictive_entropy(logits: chex.Array) -> jax.Array:
     """Entropy H(p̄) of the marginal prediction p̄, total uncertainty in nats, `[batch]`.
 
     H(p) = −Σ_c p_c log p_c.
@@ -57,7 +58,7 @@ def predictive_entropy(logits: jax.Array) -> jax.Array:
 
 @_sharding.allow_explicit_axes
 @jax.jit
-def mutual_information(logits: jax.Array) -> jax.Array:
+def mutual_information(logits: chex.Array) -> jax.Array:
     """Mutual information of label and epistemic index, in nats, `[batch]`.
 
     H(p̄) − (1/S) Σₛ H(pₛ): the epistemic part of the total uncertainty, known as BALD

@@ -21,7 +21,7 @@ from enn.networks.mlp import transformed_mlp
 from enn.networks.priors import EnnWithAdditivePrior, convert_enn_to_prior_fn
 from enn.networks.utils import epistemic_network_from_module
 
-_Generator = Callable[[jax.Array], tuple[jax.Array, list[jax.Array]]]
+_Generator = Callable[[jax.Array], tuple[chex.Array, list[jax.Array]]]
 """Index -> what generated the parameters, and the parameters as flat leaves."""
 
 
@@ -44,7 +44,7 @@ def _identity(index: jax.Array) -> jax.Array:
 def hypermodel_module(
     transformed_base: hk.Transformed,
     dummy_input: chex.Array,
-    hyper_torso: Callable[[jax.Array], jax.Array] = _identity,
+    hyper_torso: Callable[[base.AnyArray], chex.Array] = _identity,
     diagonal_linear_hyper: bool = False,
     return_generated_params: bool = False,
     scale: bool = True,
@@ -129,9 +129,9 @@ def hypermodel_module(
 
 
 def _linear_generator(
-    sizes: Sequence[int], torso: Callable[[jax.Array], jax.Array]
+    sizes: Sequence[int], torso: Callable[[base.AnyArray], chex.Array]
 ) -> _Generator:
-    def generate(index: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+    def generate(index: jax.Array) -> tuple[chex.Array, list[jax.Array]]:
         _checks.shape("index", index, (None,), "[index_dim]")
         hidden = torso(index)
         init = hk.initializers.VarianceScaling(1.0, "fan_avg", "truncated_normal")
@@ -145,7 +145,7 @@ def _diagonal_generator(means: Sequence[jax.Array]) -> _Generator:
     b_init_value = jnp.concatenate([jnp.ravel(leaf) for leaf in means])
     ends = np.cumsum([leaf.size for leaf in means])
 
-    def generate(index: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+    def generate(index: jax.Array) -> tuple[chex.Array, list[jax.Array]]:
         _checks.shape("index", index, (len(b_init_value),), f"[{len(b_init_value)}]")
         theta = DiagonalLinear(b_init_value=b_init_value)(index)
         return theta, jnp.split(theta, ends[:-1])

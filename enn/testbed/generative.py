@@ -243,10 +243,10 @@ class GenerativeDataSampler(abc.ABC):
         """The data to train on."""
 
     @abc.abstractmethod
-    def test_data(self, key: chex.PRNGKey) -> tuple[Data, chex.Array]:
+    def test_data(self, key: chex.PRNGKey) -> tuple[Data, jax.Array]:
         """Returns `tau` test rows and their joint log-likelihood, in nats."""
 
-    def test_batches(self, keys: chex.PRNGKey) -> tuple[Data, chex.Array]:
+    def test_batches(self, keys: chex.PRNGKey) -> tuple[Data, jax.Array]:
         """Returns what `test_data` gives for each of `keys`, stacked."""
         return jax.jit(jax.vmap(self.test_data))(keys)
 
@@ -297,11 +297,11 @@ class ClassificationEnvLikelihood(GenerativeDataSampler):
         """The data to train on."""
         return self._train_data
 
-    def test_data(self, key: chex.PRNGKey) -> tuple[Data, chex.Array]:
+    def test_data(self, key: chex.PRNGKey) -> tuple[Data, jax.Array]:
         """Returns `tau` test rows and their joint log-likelihood, in nats."""
         return sample_gaussian_data(self.logit_fn, self._generate, self._tau, key)
 
-    def test_batches(self, keys: chex.PRNGKey) -> tuple[Data, chex.Array]:
+    def test_batches(self, keys: chex.PRNGKey) -> tuple[Data, jax.Array]:
         """Returns what `test_data` gives for each of `keys`, stacked.
 
         Problems of one shape share the compiled program.
