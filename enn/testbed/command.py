@@ -11,11 +11,15 @@ each tau. Started again, a sweep goes on where it stopped.
 """
 
 import argparse
+import contextlib
+import ctypes
 import dataclasses
 import functools
+import gc
 import importlib
 import itertools
 import json
+import os
 import pathlib
 import sys
 import time
@@ -27,7 +31,7 @@ import jax
 from enn import _extras, sweeps
 from enn.testbed.base import TestbedAgent, similar_ones
 from enn.testbed.leaderboard import rank_rows
-from enn.testbed.many import groups_of_one_shape, train_many
+from enn.testbed.many import equal_ones, groups_of_one_shape, train_many
 from enn.testbed.plots import plot_ranking
 from enn.testbed.problems import (
     SETTINGS,
@@ -74,10 +78,10 @@ def run_task(task: dict[str, Any]) -> dict[str, list[Any]]:
       task: `agent`, its `options` as JSON, `problems` (ids of the first tau) and `taus`
         separated by spaces, `stream`.
     """
-    if task["stream"] == "published":
-        with published_stream():
-            return _run_task(task)
-    return _run_task(task)
+    _MEMORY.bound()
+    published = task["stream"] == "published"
+    with published_stream() if published else contextlib.nullcontext():
+        return _run_task(task)
 
 
 def _run_task(task: dict[str, Any]) -> dict[str, list[Any]]:
@@ -114,6 +118,40 @@ def _run_task(task: dict[str, Any]) -> dict[str, list[Any]]:
                 | clock.seconds("evaluation", 1)
             )
     return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+class _Memory:
+    """Forgets compiled programs once they take more than a gigabyte."""
+
+    def __init__(self) -> None:
+        self._bytes: int | None = None
+
+    def bound(self) -> None:
+        """Looks at the growth since the first call, or since programs were forgotten.
+
+        Tasks of one shape share programs, but those of other shapes pile up.
+        """
+        if self._bytes is None:
+            self._bytes = _bytes_of_process()
+        if _bytes_of_process() - self._bytes > 2**30:
+            _agent_of_process.cache_clear()
+            jax.clear_caches()
+            gc.collect()
+            # Compilation leaves holes in the memory, which glibc, not musl, would keep.
+            trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)
+            trim(0)
+            self._bytes = _bytes_of_process()
+
+
+_MEMORY = _Memory()
+
+
+def _bytes_of_process() -> int:
+    """Returns the memory that this process holds, 0 where Linux does not tell."""
+    statm = pathlib.Path("/proc/self/statm")
+    if not statm.exists():
+        return 0
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 class _Clock:
@@ -158,7 +196,7 @@ def make_tasks(
     priors = [SETTINGS[world].prior_knowledge for world in worlds]
     together = hasattr(resolve_agent(agent, options), "train_many")
     dealt = []
-    for group in groups_of_one_shape(priors):
+    for group in groups_of_one_shape(priors) if together else equal_ones(priors):
         num_tasks = -(-len(group) // _MOST) if together else len(group)
         dealt.append([group[i::num_tasks] for i in range(num_tasks)])
     columns = itertools.zip_longest(*dealt, fillvalue=())

@@ -57,7 +57,12 @@ def train_many(
 
 def groups_of_one_shape(priors: Sequence[PriorKnowledge]) -> list[list[int]]:
     """Returns the positions of problems that can train together, group by group."""
+    return equal_ones(list(map(without_numbers, priors)))
+
+
+def equal_ones(priors: Sequence[PriorKnowledge]) -> list[list[int]]:
+    """Returns the positions of equal ones, group by group."""
     groups: dict[PriorKnowledge, list[int]] = {}
     for i, prior in enumerate(priors):
-        groups.setdefault(without_numbers(prior), []).append(i)
+        groups.setdefault(prior, []).append(i)
     return list(groups.values())

@@ -156,7 +156,10 @@ def test_tasks_deal_out_all_settings():
         counts = pd.Series([(p.num_train, p.temperature) for p in priors])
         assert list(counts.value_counts()) == [5] * 21
     alone = command.make_tasks("knn", {}, WORLDS, [1], "default")
-    assert [len(task["problems"].split()) for task in alone] == [1] * 210
+    alone_ids = [task["problems"] for task in alone]
+    assert sorted(alone_ids) == sorted(WORLDS)
+    first = {SETTINGS[i].prior_knowledge for i in alone_ids[:21]}
+    assert len({(prior.num_train, prior.temperature) for prior in first}) == 21
 
 
 def test_without_the_mlp_there_is_nothing_to_compare_with():
