@@ -74,6 +74,30 @@ def test_the_full_covariance() -> None:
     np.testing.assert_allclose(preds, [[0.0645282], [1.6212660]], rtol=1e-5)
 
 
+def test_low_rank_finds_the_largest_eigenvalues_of_many_blocks() -> None:
+    enn = networks.wrap_net_fn_as_enn(lambda x: hk.nets.MLP([8, 1])(x))
+    x = np.random.default_rng(0).normal(size=(80, 4)).astype(np.float32)
+    params, state = enn.init(jax.random.key(0), x, jax.random.key(0))
+    batches = [ArrayBatch(x=part, y=part[:, :1]) for part in np.split(x, 4)]
+    full, low_rank, one_block = (
+        posteriors.fit_linearised_laplace(
+            enn, params, state, data, "gaussian", structure=structure, rank=rank
+        ).curvature["curvature"]
+        for structure, rank, data in (
+            ("full", None, batches),
+            ("low_rank", 4, batches),
+            ("low_rank", 4, ArrayBatch(x=x, y=x[:, :1])),
+        )
+    )
+    expected = np.linalg.eigvalsh(np.asarray(full, float))[:-5:-1]
+    assert expected[3] > 0.01 * expected[0]
+    for rows, rtol in ((low_rank, 1e-2), (one_block, 1e-5)):
+        rows = np.asarray(rows, float)
+        assert len(rows) == 22
+        values = np.linalg.eigvalsh(rows @ rows.T)[:-5:-1]
+        np.testing.assert_allclose(values, expected, rtol=rtol)
+
+
 def test_low_rank_takes_the_largest_eigenvalues() -> None:
     posterior = _fit(structure="low_rank", rank=2)
     arrays = posterior.params["linearised_laplace"]
