@@ -7,8 +7,10 @@ import sys
 import numpy as np
 import pytest
 
+from enn.datasets.base import ArrayBatch
 from enn.demo import __main__ as demo
-from enn.demo import agents, digits
+from enn.demo import agents, digits, posteriors
+from enn.supervised.base import sample_predictions
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
@@ -80,6 +82,11 @@ def test_the_unseen_digit_is_never_trained_on() -> None:
         (["--out", __file__], f"--out: cannot make the folder {__file__}: File exists"),
         (["--out", f"{__file__}/sub"], "--out: cannot make the folder"),
         (["--unknown"], "unrecognized arguments: --unknown"),
+        (["--agents", "mlp", "vbll"], "--agents: vbll needs --dataset digits"),
+        (
+            ["--agents", "all", "--dataset", "digits", "--steps", "1"],
+            "--steps: sghmc needs at least 2",
+        ),
     ],
 )
 def test_bad_values_exit_2_with_one_line(
@@ -96,6 +103,29 @@ def test_bad_values_exit_2_with_one_line(
 
 def test_the_command_line_offers_every_agent() -> None:
     assert tuple(agents.make_agents([], 1.0)) == demo.AGENTS
+    assert tuple(posteriors.METHODS) == demo.POSTERIORS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", demo.POSTERIORS)
+def test_every_posterior_is_a_network_of_many_functions(name: str) -> None:
+    data = digits.load_digits(seed=0)
+    few = ArrayBatch(x=data.train.x[:40], y=data.train.y[:40])
+    fitted = posteriors.fit(name, posteriors.Training(few, seed=0, steps=4))
+    logits = np.asarray(sample_predictions(fitted, data.seen.x[:3], 5))
+    assert logits.shape == (5, 3, 10)
+    assert np.isfinite(logits).all()
+    # Samples differ, but for the network that has only its temperature fitted.
+    assert (logits.std(axis=0) > 0).all() == (name != "temperature")
+
+
+@pytest.mark.slow
+def test_a_posterior_has_a_row_like_the_others() -> None:
+    data = digits.load_digits(seed=0)
+    posterior, mlp = (digits.evaluate(n, data, 0, 3) for n in ("ensemble++", "mlp"))
+    assert posterior.row.keys() == mlp.row.keys()
+    assert posterior.row["parameters"] == 17610 + 2 * 100 * 10 * 8  # Its A and A₀.
+    assert 1 <= posterior.row["99 % sets"] <= 10
 
 
 def test_help_names_every_option() -> None:
@@ -107,3 +137,4 @@ def test_help_names_every_option() -> None:
         assert option in process.stdout
     assert "regression,moons,digits,all" in process.stdout
     assert "mlp, ensemble, epinet" in process.stdout
+    assert "multiswag" in process.stdout

@@ -12,6 +12,17 @@ from typing import NoReturn
 
 DATASETS = ("regression", "moons", "digits")
 AGENTS = ("mlp", "ensemble", "epinet")
+POSTERIORS = (
+    "sghmc",
+    "laplace",
+    "linearised_laplace",
+    "ensemble++",
+    "vbll",
+    "sngp",
+    "swag",
+    "multiswag",
+    "temperature",
+)
 DEFAULT_STEPS = 1000
 _MAX_SEED = 2**32 - 1
 
@@ -46,10 +57,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--agents",
         nargs="+",
-        choices=AGENTS,
+        choices=(*AGENTS, *POSTERIORS, "all"),
         default=AGENTS,
         metavar="NAME",
-        help=f"networks to train, of {', '.join(AGENTS)}",
+        help=f"networks to train, of {', '.join(AGENTS)}; on the digits alone also "
+        f"{', '.join(POSTERIORS)}, or all",
     )
     parser.add_argument(
         "--dataset",
@@ -58,7 +70,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="what to train on",
     )
     options = parser.parse_args(arguments)
-    options.agents = list(dict.fromkeys(options.agents))
+    named = (*AGENTS, *POSTERIORS) if "all" in options.agents else options.agents
+    options.agents = list(dict.fromkeys(named))
+    chosen = [name for name in options.agents if name in POSTERIORS]
+    if chosen and options.dataset != "digits":
+        parser.error(f"argument --agents: {chosen[0]} needs --dataset digits")
+    if chosen and options.steps < 2:
+        parser.error(f"argument --steps: {chosen[0]} needs at least 2")
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
