@@ -121,7 +121,7 @@ def compare(rows: Any, num_problems: int) -> Any:
                     "kl_estimate": agent.kl_estimate.mean(),
                     "normalized_kl": ratio,
                     "normalized_stderr": _stderr(groups) / divisor,
-                    "paired_stderr": _stderr(residuals) / of_baseline.mean(),
+                    "paired_stderr": _stderr(residuals, 1) / of_baseline.mean(),
                     "published": PUBLISHED.get(name, np.nan) if tau > 1 else np.nan,
                     "min_pct_finite_kl": agent.pct_finite_kl.min(),
                 }
@@ -137,11 +137,11 @@ def _means_of_groups(rows: Any) -> np.ndarray:
     return rows.groupby(rows.seed % 10).kl_estimate.mean().to_numpy()
 
 
-def _stderr(means: np.ndarray) -> float:
-    """Returns the standard error of their mean; NaN if one is infinite."""
-    if not np.isfinite(means).all():
+def _stderr(means: np.ndarray, ddof: int = 0) -> float:
+    """Returns the standard error of their mean; NaN if one is infinite, or alone."""
+    if len(means) < 2 or not np.isfinite(means).all():
         return math.nan
-    return means.std() / math.sqrt(len(means))
+    return means.std(ddof=ddof) / math.sqrt(len(means))
 
 
 def to_markdown(table: Any) -> str:

@@ -65,6 +65,23 @@ def test_reproduction_is_run_resumed_and_drawn(tmp_path, monkeypatch, capsys):
     assert "epinet    1" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("kl", "expected"), [([1.4, 0.6], 0.2), ([1.4], np.nan), ([1.4, np.inf], np.nan)]
+)
+def test_the_paired_error_is_that_of_residuals_over_groups_of_seeds(kl, expected):
+    frame = pd.DataFrame({"kl_estimate": [2.0] * len(kl) + kl, "tau": 10})
+    frame["seed"] = list(range(len(kl))) * 2
+    frame["problem"] = [f"p{seed}" for seed in frame.seed]
+    frame["agent_name"] = ["mlp"] * len(kl) + ["mine"] * len(kl)
+    frame["pct_finite_kl"] = 1.0
+    for column in ("train", "evaluation"):
+        frame[f"{column}_seconds"] = frame[f"{column}_cpu_seconds"] = 1.0
+    table = reproduction.compare(frame, 2).set_index("agent")
+    # Two residuals, 1.4 - 0.5 * 2 and its opposite: their standard error is 0.4, and
+    # the baseline's mean 2.
+    np.testing.assert_allclose(table.paired_stderr["mine"], expected)
+
+
 def test_an_unfinished_agent_is_compared_on_its_problems(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "run_task", _fake_task)
     run = ["run", "--out", str(tmp_path / "problems"), "--taus", "10", "--agent"]
