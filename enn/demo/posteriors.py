@@ -1,8 +1,7 @@
 """The demo's posterior approximations, each trained on the digits like the others.
 
 Networks are the MLP of the other agents, trained in as many steps on the same batches.
-Laplace approximations, SNGP's among them, choose the precision of the prior by their
-evidence; for SGHMC and SWAG the prior has a variance of 1.
+Those of which a posterior is taken have a prior of variance 1 on every weight.
 """
 
 import contextlib
@@ -113,14 +112,14 @@ def _sghmc(training: Training) -> Fitted:
 
 def _fit_to_mlp(training: Training, fit: Callable[..., Any], **options: Any) -> Fitted:
     enn = _mlp()
-    state = training.run(enn, _cross_entropy(), _adam())
+    state = training.run(enn, training.with_prior(_cross_entropy()), _adam())
     posterior = fit(
         enn,
         state.params,
         state.network_state,
         training.data,
         "categorical",
-        prior_precision="marginal_likelihood",
+        prior_precision=1 / _VARIANCE,
         **options,
     )
     return Fitted(posterior.enn, State(posterior.params, posterior.state))
@@ -163,7 +162,7 @@ def _sngp(training: Training) -> Fitted:
         )
         for is_training in (True, False)
     )
-    state = training.run(train_enn, _cross_entropy(), _adam())
+    state = training.run(train_enn, training.with_prior(_cross_entropy()), _adam())
     posterior = posteriors.fit_laplace(
         enn,
         state.params,
@@ -173,7 +172,7 @@ def _sngp(training: Training) -> Fitted:
         structure="per_output",
         last_layer="linear",
         bias=False,
-        prior_precision="marginal_likelihood",
+        prior_precision=1 / _VARIANCE,
     )
     return Fitted(posterior.enn, State(posterior.params, posterior.state))
 
