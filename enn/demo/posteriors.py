@@ -131,7 +131,7 @@ def _laplace(training: Training) -> Fitted:
 
 def _linearised_laplace(training: Training) -> Fitted:
     fit = posteriors.fit_linearised_laplace  # The full covariance would be too large.
-    return _fit_to_mlp(training, fit, structure="low_rank", rank=20)
+    return _fit_to_mlp(training, fit, structure="low_rank", rank=100)
 
 
 def _ensemble_plus_plus(training: Training) -> Fitted:
