@@ -67,6 +67,15 @@ def test_pages_show_only_files_that_exist() -> None:
             assert (path.parent / name).exists(), f"{page}: {name}"
 
 
+def test_every_method_has_a_small_picture() -> None:
+    folder = ROOT / "docs" / "methods"
+    for page in folder.glob("*.md"):
+        if page.stem != "index":
+            shown = re.findall(r"!\[([^]]+)\]\((\w+\.png)\)", page.read_text())
+            assert f"{page.stem}.png" in [file for _, file in shown], page.name
+            assert (folder / f"{page.stem}.png").stat().st_size <= 60_000
+
+
 def test_code_of_a_notebook_comes_without_the_commands_of_ipython(
     tmp_path: pathlib.Path,
 ) -> None:
