@@ -8,6 +8,7 @@ Reference: Osband et al., 2022, The Neural Testbed, https://arxiv.org/abs/2110.0
 section 2.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -237,67 +238,58 @@ def _means(
     )
 
 
+@dataclasses.dataclass(frozen=True)
 class RandomProjection:
-    """Clusters samples by the signs of random projections of their probits."""
+    """Clusters samples by the signs of random projections of their probits.
 
-    def __init__(
-        self,
-        dimension: int,
-        cluster_only_correct_class: bool = False,
-        normalize: bool = False,
-    ):
-        """Sets the clusters.
+    Attributes:
+      dimension: number of projections; there are up to 2^dimension clusters.
+      cluster_only_correct_class: whether to use the labels' probits alone.
+      normalize: whether to whiten the probits first.
+    """
 
-        Args:
-          dimension: number of projections; there are up to 2^dimension clusters.
-          cluster_only_correct_class: whether to use the labels' probits alone.
-          normalize: whether to whiten the probits first.
-        """
-        self._dimension = dimension
-        self._only_correct, self._normalize = cluster_only_correct_class, normalize
+    dimension: int
+    cluster_only_correct_class: bool = False
+    normalize: bool = False
 
     def __call__(
         self, probits: jax.Array, labels: jax.Array, key: chex.PRNGKey
     ) -> tuple[jax.Array, jax.Array]:
         """Returns weights and mean probabilities of the labels; see `ClusterAlg`."""
-        correct, f = _features(probits, labels, self._only_correct)
-        if self._normalize:
+        correct, f = _features(probits, labels, self.cluster_only_correct_class)
+        if self.normalize:
             u, _, v = jnp.linalg.svd(f - f.mean(0, keepdims=True), full_matrices=False)
             f = u @ v
         a_key, b_key = jax.random.split(key)
-        a = jax.random.normal(a_key, [self._dimension, f.shape[1]])
-        b = jax.random.normal(b_key, [1, self._dimension])
+        a = jax.random.normal(a_key, [self.dimension, f.shape[1]])
+        b = jax.random.normal(b_key, [1, self.dimension])
         signs = f @ a.T + b > 0
-        codes = signs @ (2 ** jnp.arange(self._dimension)[::-1])
-        return _means(norm.cdf(correct), codes, 2**self._dimension, 1e-6, 1e-6)
+        codes = signs @ (2 ** jnp.arange(self.dimension)[::-1])
+        return _means(norm.cdf(correct), codes, 2**self.dimension, 1e-6, 1e-6)
 
 
+@dataclasses.dataclass(frozen=True)
 class KmeansCluster:
-    """Clusters samples by K-means of their probits."""
+    """Clusters samples by K-means of their probits.
 
-    def __init__(
-        self,
-        num_centroids: int,
-        max_iter: int = 10,
-        cluster_only_correct_class: bool = False,
-    ):
-        """Sets the clusters.
+    Attributes:
+      num_centroids: number of clusters.
+      max_iter: number of iterations.
+      cluster_only_correct_class: whether to use the labels' probits alone.
+    """
 
-        Args:
-          num_centroids: number of clusters.
-          max_iter: number of iterations.
-          cluster_only_correct_class: whether to use the labels' probits alone.
-        """
-        self._num, self._max_iter = num_centroids, max_iter
-        self._only_correct = cluster_only_correct_class
+    num_centroids: int
+    max_iter: int = 10
+    cluster_only_correct_class: bool = False
 
     def __call__(
         self, probits: jax.Array, labels: jax.Array, key: chex.PRNGKey
     ) -> tuple[jax.Array, jax.Array]:
         """Returns weights and mean probabilities of the labels; see `ClusterAlg`."""
-        correct, f = _features(probits, labels, self._only_correct)
-        clusters = kmeans.KMeansCluster(self._num, self._max_iter, key).fit(f).classes
-        return _means(norm.cdf(correct), clusters, self._num, 5e-10, 1e-9)
+        correct, f = _features(probits, labels, self.cluster_only_correct_class)
+        k_means = kmeans.KMeansCluster(self.num_centroids, self.max_iter, key)
+        clusters = k_means.fit(f).classes
+        return _means(norm.cdf(correct), clusters, self.num_centroids, 5e-10, 1e-9)
 
 
 def log_sum_prod(weights: jax.Array, probs: jax.Array) -> jax.Array:
@@ -356,8 +348,8 @@ class CategoricalClusterKL:
         kl_key, enn_key, cluster_key = jax.random.split(key, 3)
         self._kl_keys = jax.random.split(kl_key, num_test_seeds)
         self._enn_keys = jax.random.split(enn_key, num_enn_samples)
-        self._joint_ll = JointLLCalculatorProjection(
-            cluster_alg, clip_probits, cluster_key
+        self._joint_lls = functools.partial(
+            _clustered_log_likelihoods, cluster_alg, clip_probits, cluster_key
         )
 
     def __call__(
@@ -365,20 +357,21 @@ class CategoricalClusterKL:
     ) -> ENNQuality:
         """Returns the estimate."""
         (x, y), true_ll = data_sampler.test_batches(self._kl_keys)
-        tau = x.shape[1]
-
-        @jax.jit
-        def joint_lls(logits: jax.Array, y: jax.Array) -> jax.Array:
-            batches = logits.reshape(len(logits), -1, tau, logits.shape[-1])
-            return jax.lax.map(
-                lambda args: self._joint_ll(*args), (batches.swapaxes(0, 1), y)
-            )
-
         blocks = _in_blocks(enn_sampler, x, self._enn_keys)
         agent_ll = np.concatenate(
-            [joint_lls(logits, y[part]) for part, logits in blocks]
+            [self._joint_lls(logits, y[part]) for part, logits in blocks]
         )
         return parse_kl_estimates(true_ll - agent_ll)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _clustered_log_likelihoods(
+    alg: ClusterAlg, clip: float, key: chex.PRNGKey, logits: jax.Array, y: jax.Array
+) -> jax.Array:
+    """Joint log-likelihoods `[num_batches]` of labels `[num_batches, tau, 1]`."""
+    joint_ll = JointLLCalculatorProjection(alg, clip, key)
+    batches = logits.reshape(len(logits), *y.shape[:2], -1).swapaxes(0, 1)
+    return jax.lax.map(lambda args: joint_ll(*args), (batches, y))
 
 
 def compute_discrete_kl(p: chex.Array, q: chex.Array) -> jax.Array:
