@@ -10,6 +10,7 @@ import optax
 from enn import base, losses, networks, supervised
 from enn.datasets.in_memory import BatchIterator
 from enn.loggers import MemoryLogger
+from enn.networks.base import EnnArray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,9 @@ class Agent:
     num_index_samples: int
 
 
-def _mlp(hiddens: Sequence[int], num_outputs: int) -> base.EpistemicNetwork:
+def make_mlp(hiddens: Sequence[int], num_outputs: int) -> EnnArray:
+    """Returns an MLP, which has no use for its index."""
+
     def forward(inputs: jax.Array) -> jax.Array:
         return hk.nets.MLP([*hiddens, num_outputs])(hk.Flatten()(inputs))
 
@@ -35,7 +38,7 @@ def _mlp(hiddens: Sequence[int], num_outputs: int) -> base.EpistemicNetwork:
 def make_agents(hiddens: Sequence[int], prior_scale: float) -> dict[str, Agent]:
     """Returns the agents by name, all with hidden layers of the same sizes."""
     return {
-        "mlp": Agent(lambda num_outputs: _mlp(hiddens, num_outputs), 1),
+        "mlp": Agent(lambda num_outputs: make_mlp(hiddens, num_outputs), 1),
         "ensemble": Agent(
             lambda num_outputs: networks.MLPEnsembleMatchedPrior(
                 output_sizes=[*hiddens, num_outputs],
@@ -65,16 +68,30 @@ def train(
     seed: int,
     steps: int,
 ) -> supervised.Experiment:
+    """Returns the trained experiment of an agent."""
+    print(f"training {name}")
+    loss = losses.average_single_index_loss(single_loss, agent.num_index_samples)
+    enn = agent.make(num_outputs)
+    return run_experiment(enn, loss, optax.adam(1e-3), dataset, seed, steps)
+
+
+def run_experiment(
+    enn: base.EpistemicNetwork,
+    loss: losses.LossFnArray,
+    optimizer: optax.GradientTransformation,
+    dataset: BatchIterator,
+    seed: int,
+    steps: int,
+) -> supervised.Experiment:
     """Returns the trained experiment, having shown a progress bar."""
     experiment = supervised.Experiment(
-        agent.make(num_outputs),
-        losses.average_single_index_loss(single_loss, agent.num_index_samples),
-        optax.adam(1e-3),
+        enn,
+        loss,
+        optimizer,
         dataset,
         seed=seed,
         logger=MemoryLogger(),
         train_log_freq=None,
     )
-    print(f"training {name}")
     experiment.train(steps, progress=True)
     return experiment

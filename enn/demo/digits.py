@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 UNSEEN_DIGIT = 9
 _NUM_SAMPLES = 100
-_BATCH_SIZE = 128
 _NUM_IMAGES = 10
 _BINS = np.geomspace(1e-5, 2, 45)
 
@@ -110,8 +109,8 @@ def _train(name: str, train: ArrayBatch, seed: int, steps: int) -> Any:
     """Returns a trained experiment, or what has its `enn` and `state`."""
     if name in posteriors.METHODS:
         return posteriors.fit(name, posteriors.Training(train, seed, steps))
-    agent = demo_agents.make_agents([100, 100], prior_scale=1.0)[name]
-    dataset = utils.make_batch_iterator(train, _BATCH_SIZE, seed)
+    agent = demo_agents.make_agents(posteriors.HIDDENS, prior_scale=1.0)[name]
+    dataset = utils.make_batch_iterator(train, posteriors.BATCH_SIZE, seed)
     return demo_agents.train(name, agent, 10, losses.XentLoss(10), dataset, seed, steps)
 
 

@@ -8,22 +8,21 @@ import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import haiku as hk
 import jax
 import jax.numpy as jnp
 import optax
 
-from enn import calibration, losses, networks, posteriors, supervised, utils
+from enn import calibration, losses, networks, posteriors, utils
 from enn.datasets.base import ArrayBatch
-from enn.loggers import MemoryLogger
+from enn.demo import agents
 from enn.networks.base import EnnArray
 
-_HIDDENS = [100, 100]
+HIDDENS = [100, 100]
+BATCH_SIZE = 128
 _NUM_OUTPUTS = 10
-_BATCH_SIZE = 128
 _VARIANCE = 1.0
 _NUM_RUNS = 5
-_LAST_LAYER = f"mlp/~/linear_{len(_HIDDENS)}"
+_LAST_LAYER = f"mlp/~/linear_{len(HIDDENS)}"
 
 
 class State(NamedTuple):
@@ -37,7 +36,7 @@ class Fitted(NamedTuple):
     """A network and its state: what `supervised.base.sample_predictions` needs."""
 
     enn: EnnArray
-    state: State
+    state: Any
 
 
 class Training(NamedTuple):
@@ -58,17 +57,9 @@ class Training(NamedTuple):
     ) -> Any:
         """Returns the trained state, having shown a progress bar."""
         seed = self.seed if seed is None else seed
-        experiment = supervised.Experiment(
-            enn,
-            loss,
-            optimizer,
-            utils.make_batch_iterator(self.data, _BATCH_SIZE, seed),
-            seed=seed,
-            logger=MemoryLogger(),
-            train_log_freq=None,
-        )
-        experiment.train(self.steps, progress=True)
-        return experiment.state
+        dataset = utils.make_batch_iterator(self.data, BATCH_SIZE, seed)
+        args = enn, loss, optimizer, dataset, seed, self.steps
+        return agents.run_experiment(*args).state
 
     def with_prior(self, loss: Any) -> Any:
         """Returns a loss with a Gaussian prior of the weights added."""
@@ -86,10 +77,11 @@ def fit(name: str, training: Training) -> Fitted:
 
 
 def _mlp() -> EnnArray:
-    def forward(inputs: jax.Array) -> jax.Array:
-        return hk.nets.MLP([*_HIDDENS, _NUM_OUTPUTS])(inputs)
+    return agents.make_mlp(HIDDENS, _NUM_OUTPUTS)
 
-    return networks.wrap_net_fn_as_enn(forward)
+
+def _of_samples(samples: Any) -> Fitted:
+    return Fitted(networks.from_network_samples(_mlp(), samples), State(samples, {}))
 
 
 def _cross_entropy() -> Any:
@@ -106,13 +98,18 @@ def _sghmc(training: Training) -> Fitted:
     optimizer = posteriors.track_samples(sampler, 50, every, burn_in)
     loss = training.with_prior(_cross_entropy())
     state = training.run(_mlp(), loss, optimizer)
-    samples = posteriors.get_samples(state.opt_state)
-    return Fitted(networks.from_network_samples(_mlp(), samples), State(samples, {}))
+    return _of_samples(posteriors.get_samples(state.opt_state))
 
 
-def _fit_to_mlp(training: Training, fit: Callable[..., Any], **options: Any) -> Fitted:
-    enn = _mlp()
-    state = training.run(enn, training.with_prior(_cross_entropy()), _adam())
+def _fit_to(
+    enn: EnnArray,
+    trained: EnnArray,
+    training: Training,
+    fit: Callable[..., Any],
+    **options: Any,
+) -> Fitted:
+    """Trains `trained`, and fits a posterior to `enn` with its parameters."""
+    state = training.run(trained, training.with_prior(_cross_entropy()), _adam())
     posterior = fit(
         enn,
         state.params,
@@ -126,55 +123,46 @@ def _fit_to_mlp(training: Training, fit: Callable[..., Any], **options: Any) -> 
 
 
 def _laplace(training: Training) -> Fitted:
-    return _fit_to_mlp(training, posteriors.fit_laplace, last_layer=_LAST_LAYER)
+    enn, fit = _mlp(), posteriors.fit_laplace
+    return _fit_to(enn, enn, training, fit, last_layer=_LAST_LAYER)
 
 
 def _linearised_laplace(training: Training) -> Fitted:
-    fit = posteriors.fit_linearised_laplace  # The full covariance would be too large.
-    return _fit_to_mlp(training, fit, structure="low_rank", rank=100)
+    enn, fit = _mlp(), posteriors.fit_linearised_laplace
+    # The full covariance would be too large.
+    return _fit_to(enn, enn, training, fit, structure="low_rank", rank=100)
 
 
 def _ensemble_plus_plus(training: Training) -> Fitted:
     enn = networks.make_linear_hyper_mlp_enn(
-        [*_HIDDENS, _NUM_OUTPUTS], index_dim=8, prior_scale=0.1, posterior_scale=0.1
+        [*HIDDENS, _NUM_OUTPUTS], index_dim=8, prior_scale=0.1, posterior_scale=0.1
     )
     loss = losses.average_over_indices(
         losses.XentLoss(_NUM_OUTPUTS), networks.SignedAxisIndexer(8).all_indices()
     )
     state = training.run(enn, loss, _adam())
-    return Fitted(enn, State(state.params, state.network_state))
+    return Fitted(enn, state)
 
 
 def _vbll(training: Training) -> Fitted:
-    enn = networks.make_vbll_mlp_enn([*_HIDDENS, _NUM_OUTPUTS], noise_std=1.0)
+    enn = networks.make_vbll_mlp_enn([*HIDDENS, _NUM_OUTPUTS], noise_std=1.0)
     elbo = losses.ElboLoss(
         losses.get_last_layer_categorical_loglike_fn(_NUM_OUTPUTS),
         losses.get_last_layer_kl_fn(len(training.data.y)),
     )
     state = training.run(enn, losses.average_single_index_loss(elbo, 1), _adam())
-    return Fitted(enn, State(state.params, state.network_state))
+    return Fitted(enn, state)
 
 
 def _sngp(training: Training) -> Fitted:
     train_enn, enn = (
         networks.make_sngp_mlp_enn(
-            [*_HIDDENS, _NUM_OUTPUTS], num_features=256, is_training=is_training
+            [*HIDDENS, _NUM_OUTPUTS], num_features=256, is_training=is_training
         )
         for is_training in (True, False)
     )
-    state = training.run(train_enn, training.with_prior(_cross_entropy()), _adam())
-    posterior = posteriors.fit_laplace(
-        enn,
-        state.params,
-        state.network_state,
-        training.data,
-        "categorical",
-        structure="per_output",
-        last_layer="linear",
-        bias=False,
-        prior_precision=1 / _VARIANCE,
-    )
-    return Fitted(posterior.enn, State(posterior.params, posterior.state))
+    options = {"structure": "per_output", "last_layer": "linear", "bias": False}
+    return _fit_to(enn, train_enn, training, posteriors.fit_laplace, **options)
 
 
 def _swag_samples(training: Training, seed: int, num_samples: int) -> Any:
@@ -187,15 +175,13 @@ def _swag_samples(training: Training, seed: int, num_samples: int) -> Any:
 
 
 def _swag(training: Training) -> Fitted:
-    samples = _swag_samples(training, training.seed, 30)
-    return Fitted(networks.from_network_samples(_mlp(), samples), State(samples, {}))
+    return _of_samples(_swag_samples(training, training.seed, 30))
 
 
 def _multiswag(training: Training) -> Fitted:
     seeds = range(training.seed, training.seed + _NUM_RUNS)
     runs = [_swag_samples(training, seed, 20) for seed in seeds]
-    samples = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *runs)
-    return Fitted(networks.from_network_samples(_mlp(), samples), State(samples, {}))
+    return _of_samples(jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *runs))
 
 
 def _temperature(training: Training) -> Fitted:
@@ -210,7 +196,7 @@ def _temperature(training: Training) -> Fitted:
     with contextlib.suppress(ValueError):  # No temperature is best.
         temperature = calibration.fit_temperature(logits, y[num_seen:])
     enn = networks.scale_enn_output(enn, 1 / temperature)
-    return Fitted(enn, State(state.params, state.network_state))
+    return Fitted(enn, state)
 
 
 METHODS: dict[str, Callable[[Training], Fitted]] = {

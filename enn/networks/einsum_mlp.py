@@ -60,12 +60,9 @@ class EnsembleBranch(hk.Module):
 
     def weights(self, num_features: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
         """Returns weights as of `w_init`, and biases `[output_size, num_ensemble]`."""
-        default = _default_init(num_features)
-        out_shape = [self.output_size, self.num_ensemble]
-        w_shape = [num_features, *out_shape]
-        w = hk.get_parameter("w", w_shape, dtype, init=self.w_init or default)
-        b_init = default if self.nonzero_bias else jnp.zeros
-        return w, hk.get_parameter("b", out_shape, dtype, init=b_init)
+        b_init = _default_init(num_features) if self.nonzero_bias else jnp.zeros
+        out_shape = self.output_size, self.num_ensemble
+        return _weights(num_features, out_shape, dtype, self.w_init, b_init)
 
 
 class EnsembleLinear(hk.Module):
@@ -109,14 +106,24 @@ class EnsembleLinear(hk.Module):
         self, num_features: int, dtype: Any, num_ensemble: int = 1
     ) -> tuple[jax.Array, jax.Array]:
         """Returns weights as of `w_init`, and biases `[output_size, num_ensemble]`."""
-        out_shape = [self.output_size, num_ensemble]
-        w_init = self.w_init or _default_init(num_features)
-        w = hk.get_parameter("w", [num_features, *out_shape], dtype, init=w_init)
-        return w, hk.get_parameter("b", out_shape, dtype, init=jnp.zeros)
+        out_shape = self.output_size, num_ensemble
+        return _weights(num_features, out_shape, dtype, self.w_init, jnp.zeros)
 
 
 def _default_init(num_features: int) -> hk.initializers.Initializer:
     return hk.initializers.TruncatedNormal(1.0 / np.sqrt(num_features))
+
+
+def _weights(
+    num_features: int,
+    out_shape: tuple[int, int],
+    dtype: Any,
+    w_init: hk.initializers.Initializer | None,
+    b_init: hk.initializers.Initializer,
+) -> tuple[jax.Array, jax.Array]:
+    w_init = w_init or _default_init(num_features)
+    w = hk.get_parameter("w", [num_features, *out_shape], dtype, init=w_init)
+    return w, hk.get_parameter("b", out_shape, dtype, init=b_init)
 
 
 class EnsembleMLP(hk.Module):
