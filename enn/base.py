@@ -84,6 +84,9 @@ class InitFn(Protocol[_InputContra]):
 class EpistemicNetwork(Generic[_InputContra, _OutputCo]):
     """An epistemic neural network as a triple of pure functions.
 
+    f_θ(x, z) for z ~ P_Z (Osband et al., 2021, https://arxiv.org/abs/2107.08924,
+    section 2).
+
     Call the three positionally: argument names differ between networks. Compares
     and hashes by identity, so that a network can be a static argument of
     `jax.jit`. For `isinstance`, use this class and not its subscripted aliases.

@@ -69,6 +69,9 @@ def run(
     highest priority under the network join those to train the next experiment on. A
     row joins at most once, and when all have, the loop ends.
 
+    For epinets on language models: Osband et al., 2022,
+    https://arxiv.org/abs/2211.01568.
+
     Args:
       make_experiment: makes a fresh experiment from the labelled rows, in the order
         in which they were labelled; `data_index` says which rows of the pool they

@@ -77,7 +77,11 @@ def joint_nll_per_example(
 def entropy_per_example(
     logits: chex.Array, labels: chex.Array, key: chex.PRNGKey
 ) -> jax.Array:
-    """Entropy of the marginal prediction, H(p̄)."""
+    """Entropy of the marginal prediction, H(p̄).
+
+    Equation: −Σ_c p̄(c) log p̄(c) (maximum entropy, Gal et al., 2017,
+    https://arxiv.org/abs/1703.02910).
+    """
     return uncertainty.predictive_entropy(logits)
 
 
@@ -86,6 +90,9 @@ def margin_per_example(
     logits: chex.Array, labels: chex.Array, key: chex.PRNGKey
 ) -> jax.Array:
     """Minus the gap between the two most probable classes of p̄.
+
+    Equation: −(max_c p̄(c) − second largest p̄(c)) (Scheffer et al., 2001, Active
+    hidden Markov models for information extraction).
 
     >>> import jax, numpy as np
     >>> from enn.active_learning import priorities
@@ -128,7 +135,10 @@ def bald_per_example(
 def var_ratios_per_example(
     logits: chex.Array, labels: chex.Array, key: chex.PRNGKey
 ) -> jax.Array:
-    """Variation ratio: 1 − max_c p̄(c)."""
+    """Variation ratio: 1 − max_c p̄(c).
+
+    As in Gal et al., 2017, https://arxiv.org/abs/1703.02910.
+    """
     return uncertainty.variation_ratio(logits)
 
 
@@ -137,7 +147,8 @@ def make_ucb_per_example(
 ) -> PerExamplePriority:
     """Returns the upper confidence bound meanₛ v + ucb_factor · stdₛ v.
 
-    v = Σ_c pₛ(c) · class_values(c) is the value that index s expects of a row.
+    v = Σ_c pₛ(c) · class_values(c) is the value that index s expects of a row. The rule
+    is that of GP-UCB (Srinivas et al., 2010, https://arxiv.org/abs/0912.3995).
 
     >>> import jax, numpy as np
     >>> from enn.active_learning import make_ucb_per_example
@@ -168,7 +179,7 @@ def make_ucb_per_example(
 def make_scaled_mean_per_example(
     class_values: chex.Array | None = None,
 ) -> PerExamplePriority:
-    """Returns the mean over indices of the expected value; see `make_ucb_per_example`.
+    """Returns meanₛ v of the expected value v; see `make_ucb_per_example`.
 
     >>> import jax, numpy as np
     >>> from enn.active_learning import make_scaled_mean_per_example
@@ -186,7 +197,7 @@ def make_scaled_mean_per_example(
 def make_scaled_std_per_example(
     class_values: chex.Array | None = None,
 ) -> PerExamplePriority:
-    """Returns the standard deviation over indices of the expected value.
+    """Returns stdₛ v of the expected value v; see `make_ucb_per_example`.
 
     >>> import jax, numpy as np
     >>> from enn.active_learning import make_scaled_std_per_example

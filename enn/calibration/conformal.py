@@ -27,6 +27,8 @@ Method = Literal["thr", "aps", "raps"]
 def conformal_quantile(scores: chex.Array, alpha: float) -> float:
     """Returns the k-th smallest score for k = ⌈(n + 1)(1 - α)⌉, infinite if k > n.
 
+    Split conformal prediction (Lei et al., 2018, https://arxiv.org/abs/1604.04173).
+
     >>> from enn import calibration
     >>> calibration.conformal_quantile([0.1, 0.5, 0.2, 0.4], alpha=0.4)
     0.4
@@ -71,9 +73,9 @@ def thr_scores(probs: chex.Array) -> np.ndarray:
 def aps_scores(probs: chex.Array, uniforms: chex.Array | None = None) -> np.ndarray:
     """Returns the probability of a class and all that are more probable, less u · p.
 
-    Sets adapt to how hard a row is (Romano et al., 2020,
-    https://arxiv.org/abs/2006.02544). Of equally probable classes those with the lower
-    number come first.
+    Σ_{p_c ≥ p_y} p_c - u p_y is the score of class y. Sets adapt to how hard a row is
+    (Romano et al., 2020, https://arxiv.org/abs/2006.02544). Of equally probable classes
+    those with the lower number come first.
 
     >>> import numpy as np
     >>> from enn import calibration
@@ -99,8 +101,9 @@ def raps_scores(
 ) -> np.ndarray:
     """Returns `aps_scores` plus `penalty` for each rank beyond `k_reg`.
 
-    Improbable classes, whose order is mostly noise, then seldom enter a set
-    (Angelopoulos et al., 2021, https://arxiv.org/abs/2009.14193).
+    That is penalty · max(0, rank - k_reg), with rank 1 for the top class. Improbable
+    classes, whose order is mostly noise, then seldom enter a set (Angelopoulos et al.,
+    2021, https://arxiv.org/abs/2009.14193).
 
     >>> import numpy as np
     >>> from enn import calibration
@@ -224,6 +227,9 @@ def make_conformal_classifier(
 ) -> ConformalClassifier:
     """Returns a function of logits to sets that hold the label at a rate of 1 - α.
 
+    {y : score(x, y) <= q}, with q the `conformal_quantile` of the labels' scores in the
+    calibration; papers are beside the scores.
+
     >>> import numpy as np
     >>> from enn import calibration
     >>> logits, labels = np.log([[[0.75, 0.25]] * 4]), np.array([[0], [0], [0], [1]])
@@ -290,6 +296,8 @@ def make_conformal_interval(
 
     The quantiles α/2 and 1 - α/2 of the samples, moved apart or together by the
     conformal quantile of `cqr_scores`.
+
+    [lower - q, upper + q] (Romano et al., 2019, https://arxiv.org/abs/1905.03222).
 
     >>> import numpy as np
     >>> from enn import calibration

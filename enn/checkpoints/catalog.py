@@ -9,7 +9,10 @@ from enn.checkpoints import cifar10, cifar100, imagenet
 
 
 class Cifar10Models(enum.Enum):
-    """Residual networks trained on CIFAR-10, and epinets on top of them."""
+    """Residual networks trained on CIFAR-10, and epinets on top of them.
+
+    Epinets: Osband et al., 2021, https://arxiv.org/abs/2107.08924.
+    """
 
     RESNET_18 = cifar10.resnet_18()
     RESNET_32 = cifar10.resnet_32()
@@ -24,7 +27,10 @@ class Cifar10Models(enum.Enum):
 
 
 class Cifar100Models(enum.Enum):
-    """Residual networks trained on CIFAR-100, and epinets on top of them."""
+    """Residual networks trained on CIFAR-100, and epinets on top of them.
+
+    Epinets: Osband et al., 2021, https://arxiv.org/abs/2107.08924.
+    """
 
     RESNET_18 = cifar100.resnet_18()
     RESNET_32 = cifar100.resnet_32()
@@ -39,7 +45,10 @@ class Cifar100Models(enum.Enum):
 
 
 class ImagenetModels(enum.Enum):
-    """Residual networks trained on ImageNet, and epinets on top of them."""
+    """Residual networks trained on ImageNet, and epinets on top of them.
+
+    Epinets: Osband et al., 2021, https://arxiv.org/abs/2107.08924.
+    """
 
     RESNET_50 = imagenet.resnet_50()
     RESNET_101 = imagenet.resnet_101()

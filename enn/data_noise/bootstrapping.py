@@ -57,6 +57,9 @@ DISTRIBUTIONS: dict[str, _Draw] = {
 class BootstrapNoise(base.DataNoise):
     """Replaces the weights of a batch by bootstrap weights.
 
+    See `make_boot_fn` for the weights (Osband & Van Roy, 2015,
+    https://arxiv.org/abs/1507.00300).
+
     >>> import numpy as np
     >>> from enn import data_noise, datasets, networks
     >>> enn = networks.MLPEnsembleMatchedPrior([1], num_ensemble=10)
@@ -121,6 +124,8 @@ def make_boot_fn(
     Numbers follow the original `enn`: k depends on the sum of seed and row id alone,
     so that row 1 with seed 0 weighs as row 0 with seed 1, and target noise of the same
     seed starts from the same keys.
+
+    After Osband & Van Roy, 2015, https://arxiv.org/abs/1507.00300.
 
     Args:
       enn: network whose indexer decides how weights depend on the index.

@@ -31,6 +31,10 @@ _RowNoise = Callable[[chex.PRNGKey, enn_base.Index], jax.Array]
 class GaussianTargetNoise(base.DataNoise):
     """Adds Gaussian noise to the targets of a batch.
 
+    y + noise(row, z); see `make_noise_fn` for the noise (Osband et al., 2018,
+    https://arxiv.org/abs/1806.03335; Dwaracherla et al., 2020,
+    https://arxiv.org/abs/2006.07464).
+
     >>> import numpy as np
     >>> from enn import data_noise, datasets, networks
     >>> enn = networks.MLPEnsembleMatchedPrior([1], num_ensemble=10)
@@ -90,6 +94,9 @@ def make_noise_fn(
     Numbers follow the original `enn`: k depends on the sum of seed and row id alone,
     so that row 1 with seed 0 has the noise of row 0 with seed 1, and bootstrap weights
     of the same seed start from the same keys.
+
+    After Osband et al., 2018, https://arxiv.org/abs/1806.03335, and for vectors
+    Dwaracherla et al., 2020, https://arxiv.org/abs/2006.07464.
 
     Args:
       enn: network whose indexer decides how the noise depends on the index.

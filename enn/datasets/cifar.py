@@ -139,7 +139,10 @@ class Cifar10(Cifar):
 
 @dataclasses.dataclass
 class Cifar100(Cifar):
-    """CIFAR-100, by default with cutout and at full size; see `Cifar`."""
+    """CIFAR-100, by default with cutout and at full size; see `Cifar`.
+
+    Cutout: DeVries & Taylor, 2017, https://arxiv.org/abs/1708.04552.
+    """
 
     cifar_variant: CifarVariant = CifarVariant.CIFAR100
     cutout: bool = True

@@ -142,6 +142,9 @@ def get_classes_and_distances(
 def kmeans_iteration(x: chex.Array, state: Any) -> KMeansState:
     """Moves every centroid to the mean of the rows nearest to it, if any.
 
+    μ_k ← mean of x over {x : k = argmin_j ‖x - μ_j‖} (Lloyd, 1982,
+    https://doi.org/10.1109/TIT.1982.1056489).
+
     Args:
       x: `[num_data, dim]`.
       state: a `KMeansState`, or anything with its attributes.

@@ -89,6 +89,8 @@ def get_mlp_vae_encoder_decoder(
 ) -> TrainedVAE:
     """Trains a variational autoencoder of MLPs.
 
+    As in Kingma & Welling, 2014, https://arxiv.org/abs/1312.6114, appendix C.
+
     Args:
       data_x: `[num_data, dim]`; in [0, 1] for the Bernoulli decoder, whose `log_var`
         is zero.
@@ -149,6 +151,9 @@ def make_vae_enn(
     Its output is the decoder's mean, with `latent_mean`, `latent_log_var`, `out_mean`
     and `out_log_var` in `extra`.
 
+    Latents are mean + exp(log_var / 2) · z for z ~ N(0, I) (Kingma & Welling, 2014,
+    https://arxiv.org/abs/1312.6114, section 2.4).
+
     Args:
       encoder: Haiku function of data `[batch, dim]`.
       decoder: Haiku function of latents `[batch, latent_dim]`.
@@ -199,6 +204,8 @@ def train_vae(
     logger: loggers.Logger | None = None,
 ) -> TrainedVAE:
     """Trains an encoder and a decoder.
+
+    By `losses.VaeLoss` (Kingma & Welling, 2014, https://arxiv.org/abs/1312.6114).
 
     Args:
       encoder: as for `make_vae_enn`.

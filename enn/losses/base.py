@@ -93,6 +93,9 @@ def average_single_index_loss(
 ) -> base.LossFn[Input, Output, Data]:
     """Returns the loss averaged over `num_index_samples` random indices.
 
+    (1/S) Σₛ loss(θ, batch, zₛ), zₛ ~ P_Z, an unbiased estimate of the mean over P_Z
+    (Osband et al., 2021, https://arxiv.org/abs/2107.08924).
+
     Index s is `enn.indexer(fold_in(key, s))`. The forward passes run as one, under
     `jax.vmap` over the index: what does not depend on it is computed once.
 
@@ -155,6 +158,8 @@ def average_over_indices(
     state_merge: StateMerge = "mean",
 ) -> base.LossFn[Input, Output, Data]:
     """Returns the loss averaged over given indices, the same ones at every step.
+
+    (1/S) Σₛ loss(θ, batch, zₛ) for the indices z₁ … z_S.
 
     The loss of all K members of an ensemble is `average_over_indices(single_loss,
     jnp.arange(K))`: then each member trains at every step.

@@ -18,9 +18,10 @@ from enn.networks.base import OutputWithPrior, extra_output
 def transform_to_2hot(target: chex.Array, support: chex.Array) -> jax.Array:
     """Returns the distribution over `support` on two neighbours, with mean `target`.
 
-    A target outside the support is moved to the nearer end. Differentiable in the
-    target (Bellemare et al., 2017, https://arxiv.org/abs/1707.06887, equation 7, for
-    bins of any width). NaN gives NaN.
+    Between values a < b: (b - y) / (b - a) at a, and the rest at b. A target outside
+    the support is moved to the nearer end. Differentiable in the target (Bellemare et
+    al., 2017, https://arxiv.org/abs/1707.06887, equation 7, for bins of any width). NaN
+    gives NaN.
 
     >>> import numpy as np
     >>> from enn import losses
@@ -69,6 +70,9 @@ def _two_hot(target: chex.Array, support: chex.Array) -> jax.Array:
 @dataclasses.dataclass(frozen=True)
 class Cat2HotRegression:
     """Weighted cross-entropy between 2-hot targets and a categorical output.
+
+    -Σᵦ wᵦ Σ_k tᵦₖ log softmax(f(xᵦ))_k / B, for t = `transform_to_2hot` of the target
+    less the prior (after Bellemare et al., 2017, https://arxiv.org/abs/1707.06887).
 
     For networks that return a `CatOutputWithPrior`: logits `train`,
     `[batch, 1, num_bins]`, on the values `extra["atoms"]`, `[num_bins]`, plus a prior

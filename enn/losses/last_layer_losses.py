@@ -35,6 +35,8 @@ def get_last_layer_gaussian_loglike_fn() -> LogLikelihoodFn:
     mean_b Σ_c [log N(y_bc; m_bc, σ_c²) - q_bc / (2 σ_c²)], for targets
     `[batch, num_outputs]`; of one output `batch.y` may be `[batch]`.
 
+    Harrison et al., 2024, https://arxiv.org/abs/2404.11599, section 3.
+
     >>> import numpy as np
     >>> from enn import datasets, losses, networks
     >>> zero, one = np.zeros([1, 1]), np.ones([1, 1])
@@ -61,6 +63,8 @@ def get_last_layer_categorical_loglike_fn(num_classes: int) -> LogLikelihoodFn:
     """Returns a lower bound of the expected log-probability of the label, by Jensen.
 
     mean_b [m_by - log Σ_c exp(m_bc + q_bc / 2)]. Labels are as in `XentLoss`.
+
+    Harrison et al., 2024, https://arxiv.org/abs/2404.11599, section 3.
 
     >>> import numpy as np
     >>> from enn import datasets, losses, networks
@@ -95,6 +99,8 @@ def get_last_layer_kl_fn(
 
     Where the noise is learned (a parameter `log_noise_std`), less the logarithm of its
     inverse Wishart prior, Σ_c [½ (dof + C + 1) log σ_c⁻² - ½ noise_scale / σ_c²].
+
+    Harrison et al., 2024, https://arxiv.org/abs/2404.11599, section 3.
 
     >>> import numpy as np
     >>> from enn import losses, networks

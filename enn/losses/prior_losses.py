@@ -174,6 +174,8 @@ def variance_kl(var: chex.Array, pred_log_var: chex.Array) -> jax.Array:
 def distill_mean_regression(batched_out: Output, distill_out: Output) -> jax.Array:
     """Returns the mean squared gap between mean prediction and distilled prediction.
 
+    Equation: mean over batch and outputs of (meanₛ fₛ - q)².
+
     Raises:
       ValueError: if their shapes differ.
     """
@@ -200,7 +202,9 @@ def distill_mean_classification(batched_out: Output, distill_out: Output) -> jax
 
 
 def distill_var_regression(batched_out: Output, distill_out: Output) -> jax.Array:
-    """Returns the mean `variance_kl` of predictions from `extra["log_var"]`.
+    """Returns the mean of KL(N(0, varₛ fₛ) ‖ N(0, exp(log_var))) for predictions fₛ.
+
+    `log_var` is an entry of the `extra` of `distill_out`; see `variance_kl`.
 
     Raises:
       ValueError: if `distill_out` has no `log_var` or their shapes differ.
@@ -209,7 +213,9 @@ def distill_var_regression(batched_out: Output, distill_out: Output) -> jax.Arra
 
 
 def distill_var_classification(batched_out: Output, distill_out: Output) -> jax.Array:
-    """Returns the mean `variance_kl` of class probabilities from `extra["log_var"]`.
+    """Returns the mean of KL(N(0, varₛ pₛ) ‖ N(0, exp(log_var))), pₛ the probabilities.
+
+    `log_var` is an entry of the `extra` of `distill_out`; see `variance_kl`.
 
     Raises:
       ValueError: if `distill_out` has no `log_var` or their shapes differ.
@@ -297,6 +303,9 @@ class PriorLoss(abc.ABC):
 class RegressionPriorLoss(PriorLoss):
     """`PriorLoss` that distils mean and variance of predictions.
 
+    scale · ½ mean(train²) + `distill_mean_regression` + `distill_var_regression`, the
+    last two with `distill_index` only.
+
     >>> import jax, numpy as np
     >>> from enn import base, datasets, losses, networks
     >>> def apply(params, state, x, z):
@@ -317,6 +326,9 @@ class RegressionPriorLoss(PriorLoss):
 @dataclasses.dataclass(frozen=True)
 class ClassificationPriorLoss(PriorLoss):
     """`PriorLoss` that distils mean and variance of class probabilities.
+
+    scale · ½ mean(train²) + `distill_mean_classification` +
+    `distill_var_classification`, the last two with `distill_index` only.
 
     >>> import jax, numpy as np
     >>> from enn import base, datasets, losses, networks

@@ -97,6 +97,8 @@ class L2LossWithBootstrap:
     `L2LossWithBootstrap(make_boot_fn(enn, "exponential"))` is
     `add_data_noise(L2Loss(), BootstrapNoise(enn, "exponential"))`.
 
+    Osband & Van Roy, 2015, https://arxiv.org/abs/1507.00300.
+
     >>> import numpy as np
     >>> from enn import datasets, losses
     >>> def apply(params, state, x, index):
@@ -245,6 +247,8 @@ def xent_loss_with_custom_labels(
 ) -> SingleLossFnArray:
     """Returns the cross-entropy with labels that may be soft.
 
+    -Σᵦ wᵦ Σ_c labeller(yᵦ)_c log softmax(f(xᵦ))_c / B.
+
     Weights and metrics are those of `XentLoss`.
 
     >>> import jax, numpy as np
@@ -288,9 +292,9 @@ def xent_loss_with_custom_labels(
 class AccuracyErrorLoss:
     """Fraction of rows whose most probable class is wrong; metrics: `accuracy`.
 
-    For evaluation beside a loss that trains: its gradient is zero. Loss and metric are
-    NaN if any logit is. Numbers follow the original `enn`: every row counts alike, and
-    `batch.weights` is ignored.
+    Σᵦ 1[argmax f(xᵦ) ≠ yᵦ] / B. For evaluation beside a loss that trains: its gradient
+    is zero. Loss and metric are NaN if any logit is. Numbers follow the original `enn`:
+    every row counts alike, and `batch.weights` is ignored.
 
     >>> import numpy as np
     >>> from enn import datasets, losses
@@ -335,6 +339,8 @@ class AccuracyErrorLoss:
 @dataclasses.dataclass(frozen=True)
 class ElboLoss:
     """Negative evidence lower bound, KL(q_θ ‖ prior) - log-likelihood.
+
+    Blundell et al., 2015, https://arxiv.org/abs/1505.05424, section 3.
 
     >>> import numpy as np
     >>> from enn import datasets, losses

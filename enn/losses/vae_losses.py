@@ -25,6 +25,8 @@ LogLikelihoodFn = Callable[[OutputWithPrior, ArrayBatch], chex.Array]
 def binary_log_likelihood(x: chex.Array, output: chex.Array) -> jax.Array:
     """Returns log p(x) for Bernoulli variables, Σᵢ xᵢ log σ(oᵢ) + (1 - xᵢ) log σ(-oᵢ).
 
+    Kingma & Welling, 2014, https://arxiv.org/abs/1312.6114, appendix C.1.
+
     >>> import numpy as np
     >>> from enn import losses
     >>> x, logits = np.array([[1.0, 0.0]]), np.zeros([1, 2])
@@ -46,6 +48,8 @@ def gaussian_log_likelihood(
     """Returns log p(x) for independent normal variables.
 
     Equation: -½ Σᵢ log 2π + log σᵢ² + (xᵢ - μᵢ)² / σᵢ², averaged over the batch.
+
+    Kingma & Welling, 2014, https://arxiv.org/abs/1312.6114, appendix C.2.
 
     >>> import numpy as np
     >>> from enn import losses
@@ -69,6 +73,8 @@ def latent_kl_divergence(mean: chex.Array, log_var: chex.Array) -> jax.Array:
     """Returns KL(N(mean, exp(log_var)) ‖ N(0, I)).
 
     Equation: -½ Σᵢ 1 + log σᵢ² - μᵢ² - σᵢ².
+
+    Kingma & Welling, 2014, https://arxiv.org/abs/1312.6114, appendix B.
 
     >>> import numpy as np
     >>> from enn import losses

@@ -133,6 +133,8 @@ def get_analytical_diagonal_linear_model_prior_kl_fn(
 
     In `params`, w are the leaves of that name and b all others, both `[n]`.
 
+    For the Gaussian of Blundell et al., 2015, https://arxiv.org/abs/1505.05424.
+
     >>> import numpy as np
     >>> from enn import losses
     >>> kl = losses.get_analytical_diagonal_linear_model_prior_kl_fn(
@@ -175,6 +177,8 @@ def get_analytical_linear_model_prior_kl_fn(
 
     In `params`, W `[index_dim D, n]` are the leaves named `w`, joined on axis 1, and
     b `[n]` all others.
+
+    Linear hypermodels: Dwaracherla et al., 2020, https://arxiv.org/abs/2006.07464.
 
     >>> import numpy as np
     >>> from enn import losses

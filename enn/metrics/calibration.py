@@ -140,6 +140,9 @@ class SingleBatchECE(MetricCalculator):
 def reliability_diagram(bin_sums: BinSums) -> ReliabilityDiagram:
     """Returns what to draw: confidence and accuracy of each bin.
 
+    Mean confidence and accuracy of bin i are Σ confidence / nᵢ and Σ correct / nᵢ (Guo
+    et al., 2017, https://arxiv.org/abs/1706.04599, section 2).
+
     >>> import numpy as np
     >>> from enn import metrics
     >>> ece = metrics.ExpectedCalibrationError(num_bins=2)

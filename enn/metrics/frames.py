@@ -34,6 +34,8 @@ def predictions_frame(
     uncertainty, that of the means, and the `total` one with the noise:
     Var = Varₛ[μₛ] + Eₛ[σₛ²]. Columns of several outputs end in their number: `mean_1`.
 
+    The two parts: Depeweg et al., 2018, https://arxiv.org/abs/1710.07283.
+
     >>> import numpy as np
     >>> from enn import metrics
     >>> logits = np.log([[[0.9, 0.1]], [[0.5, 0.5]]])  # Two indices, one row.

@@ -67,6 +67,8 @@ def calculate_joint_ll(logits: chex.Array, labels: chex.Array) -> jax.Array:
 
     log (1/S) Σₛ Πₜ softmax(logits_st)_yₜ: a sum over the τ rows, not divided by τ.
 
+    Osband et al., 2021, https://arxiv.org/abs/2107.08924.
+
     >>> import numpy as np
     >>> from enn import metrics
     >>> coins = np.log([[[0.9, 0.1]] * 2, [[0.1, 0.9]] * 2])  # One of two biased coins.
@@ -113,6 +115,8 @@ def make_nll_joint_calculator(tau: int = 10) -> ArrayMetric:
     The mean over consecutive groups of `tau` rows of `-calculate_joint_ll`; not
     divided by `tau`. Rows that remain are dropped, so a mean over batches weighted by
     size is that of one big batch where `tau` divides each of them.
+
+    Osband et al., 2021, https://arxiv.org/abs/2107.08924.
 
     >>> import numpy as np
     >>> from enn import metrics

@@ -99,6 +99,8 @@ def make_nll_marginal_calculator() -> ArrayMetric:
 def calculate_accuracy(logits: chex.Array, labels: chex.Array) -> jax.Array:
     """Fraction of rows whose most probable class, marginally, is the label.
 
+    (1/B) Σ_b 1[argmax_c (1/S) Σₛ softmax(logits_sb)_c = y_b].
+
     Args:
       logits: `[num_enn_samples, batch, num_classes]`.
       labels: classes `[batch, 1]`.

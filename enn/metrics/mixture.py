@@ -108,6 +108,9 @@ def make_mixture_nll_calculator(
 
     −(1/B) Σ_b log (1/S) Σₛ Πₖ N(y_bk; μ_sbk, σ_sbk²), over outputs k of a row b.
 
+    Mixtures of Gaussians: Lakshminarayanan et al., 2017,
+    https://arxiv.org/abs/1612.01474, section 2.4.
+
     Args:
       parse: turns outputs into means and standard deviations.
 
@@ -129,6 +132,8 @@ def make_mixture_nll_joint_calculator(
     The mean over consecutive groups of `tau` rows of −log (1/S) Σₛ Πₜₖ N(y_tk; μ_stk,
     σ_stk²); not divided by `tau`. Rows that remain are dropped (as for
     `make_nll_joint_calculator`).
+
+    Osband et al., 2021, https://arxiv.org/abs/2107.08924.
 
     >>> import numpy as np
     >>> from enn import metrics
@@ -206,6 +211,8 @@ def calculate_mixture_cdf(
     Also called the probability integral transform: uniform in [0, 1] over rows if the
     predictions are calibrated.
 
+    Gneiting et al., 2007, https://doi.org/10.1111/j.1467-9868.2007.00587.x.
+
     >>> import numpy as np
     >>> from enn import metrics
     >>> outputs = np.array([[[0.0, 1.0]], [[2.0, 1.0]]])  # ½ N(0, 1) + ½ N(2, 1)
@@ -237,6 +244,8 @@ def calculate_mixture_quantiles(
     outputs: chex.Array, levels: chex.Array, parse: ParseFn = split_mean_and_std
 ) -> jax.Array:
     """Quantiles of the mixture.
+
+    The y with (1/S) Σₛ Φ((y − μₛ)/σₛ) = level.
 
     Args:
       outputs: `[num_enn_samples, batch, ...]`.
@@ -326,8 +335,9 @@ def make_interval_width_calculator(
 ) -> ArrayMetric:
     """Returns the width of the central interval of the mixture.
 
-    Mean over rows and outputs, in units of the target: of two networks with the same
-    coverage, the one with narrower intervals is sharper.
+    Quantile (1 + level)/2 less quantile (1 − level)/2. Mean over rows and outputs, in
+    units of the target: of two networks with the same coverage, the one with narrower
+    intervals is sharper.
 
     >>> import numpy as np
     >>> from enn import metrics
@@ -404,6 +414,8 @@ def _calibration_error(counts: jax.Array) -> jax.Array:
 
 def calibration_curve(counts: chex.Array) -> CalibrationCurve:
     """Returns the curve to plot: how often targets lie below the predicted quantiles.
+
+    As in Kuleshov et al., 2018, https://arxiv.org/abs/1807.00263.
 
     >>> import numpy as np
     >>> from enn import metrics

@@ -25,6 +25,8 @@ def calculate_auroc(scores: chex.Array, is_ood: chex.Array) -> jax.Array:
 
     P(s₊ > s₋) + ½ P(s₊ = s₋) for the scores of a random row out of and in distribution.
 
+    To detect such inputs: Hendrycks and Gimpel, 2017, https://arxiv.org/abs/1610.02136.
+
     >>> import numpy as np
     >>> from enn import metrics
     >>> scores, is_ood = np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1])
@@ -51,6 +53,8 @@ def calculate_aupr(scores: chex.Array, is_ood: chex.Array) -> jax.Array:
     Σᵢ (Rᵢ − Rᵢ₋₁) Pᵢ over the distinct scores in falling order, with precision Pᵢ and
     recall Rᵢ of calling rows with at least this score out of distribution. There is
     no interpolation, which would be too optimistic.
+
+    To detect such inputs: Hendrycks and Gimpel, 2017, https://arxiv.org/abs/1610.02136.
 
     >>> import numpy as np
     >>> from enn import metrics

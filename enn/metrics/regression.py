@@ -77,6 +77,9 @@ def make_gaussian_nll_calculator(noise_std: float = 0.0) -> ArrayMetric:
     −(1/B) Σ_b log N(y_b; meanₛ f_sb, varₛ f_sb + σ²), with the population variance, in
     nats.
 
+    The Gaussian that stands for an ensemble: Lakshminarayanan et al., 2017,
+    https://arxiv.org/abs/1612.01474, section 2.4.
+
     >>> import numpy as np
     >>> from enn import metrics
     >>> nll = metrics.make_gaussian_nll_calculator()
@@ -114,6 +117,8 @@ def calculate_gaussian_joint_ll(
     """Joint log-likelihood of a whole batch under Gaussian noise, in nats.
 
     log (1/S) Σₛ Πₜ N(yₜ; f_st, σ²): a sum over the τ rows, not divided by τ.
+
+    Osband et al., 2021, https://arxiv.org/abs/2107.08924.
 
     >>> import numpy as np
     >>> from enn import metrics

@@ -38,7 +38,9 @@ class RiskCoverageCurve(NamedTuple):
 
 
 def zero_one_loss(logits: chex.Array, labels: chex.Array) -> jax.Array:
-    """Whether the marginal prediction is wrong: 1, 0, or NaN for NaN logits, `[batch]`.
+    """Whether the marginal prediction is wrong, 1[argmax_c p̄(c) ≠ y], `[batch]`.
+
+    NaN for NaN logits.
 
     >>> import numpy as np
     >>> from enn import metrics
@@ -115,6 +117,9 @@ def make_aurc_aggregator(
 
 def risk_coverage_curve(histogram: ScoreHistogram) -> RiskCoverageCurve:
     """Returns the curve, with a point for each bin that holds rows; not for `jax.jit`.
+
+    At coverage k/n the risk is the mean loss of the k least uncertain rows (Geifman and
+    El-Yaniv, 2017, https://arxiv.org/abs/1705.08500).
 
     >>> import numpy as np
     >>> from enn import metrics

@@ -18,6 +18,8 @@ from enn.metrics.likelihood import class_probs, marginal_probs, sum_of_others
 def variation_ratio(logits: chex.Array) -> jax.Array:
     """One minus the largest marginal class probability, `[batch]`.
 
+    1 − max_c p̄(c) (Gal et al., 2017, https://arxiv.org/abs/1703.02910).
+
     >>> import numpy as np
     >>> from enn import metrics
     >>> logits = np.log([[[0.9, 0.1]], [[0.5, 0.5]]])  # On average 0.7 and 0.3.
@@ -36,7 +38,8 @@ def variation_ratio(logits: chex.Array) -> jax.Array:
 def predictive_entropy(logits: chex.Array) -> jax.Array:
     """Entropy H(p̄) of the marginal prediction p̄, total uncertainty in nats, `[batch]`.
 
-    H(p) = −Σ_c p_c log p_c.
+    H(p) = −Σ_c p_c log p_c. Its epistemic part is `mutual_information` (Depeweg et al.,
+    2018, https://arxiv.org/abs/1710.07283).
 
     >>> import numpy as np
     >>> from enn import metrics

@@ -25,6 +25,9 @@ class _OutputFields(NamedTuple):
 class OutputWithPrior(_OutputFields):
     """Output of a network with an additive prior function.
 
+    preds = train + stop_gradient(prior) (Osband et al., 2018,
+    https://arxiv.org/abs/1806.03335).
+
     A pytree that keeps its type through `jax.vmap`, `jax.tree.map` and `_replace`.
 
     >>> import jax, numpy as np

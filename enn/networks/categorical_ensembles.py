@@ -22,6 +22,9 @@ from enn.networks.priors import EnnWithAdditivePrior, GpGamma
 class CatOutputWithPrior(OutputWithPrior):
     """Output of a categorical regression, whose predictions are expected values.
 
+    preds = Σ_a softmax(train)_a · atom_a + stop_gradient(prior) (after Bellemare et
+    al., 2017, https://arxiv.org/abs/1707.06887).
+
     >>> import numpy as np
     >>> from enn import networks
     >>> extra = {"atoms": np.array([0.0, 1.0, 5.0])}
@@ -57,6 +60,9 @@ class CatOutputWithPrior(OutputWithPrior):
 
 class CategoricalRegressionMLP(hk.Module):
     """An MLP with logits over fixed values for every output; inputs are flattened.
+
+    Predicts Σ_a softmax(logits)_a · atom_a (after Bellemare et al., 2017,
+    https://arxiv.org/abs/1707.06887).
 
     >>> import haiku as hk, jax, numpy as np
     >>> from enn import networks
@@ -98,6 +104,8 @@ class CategoricalRegressionMLP(hk.Module):
 class CatMLPEnsemble(EnsembleWithState):
     """An ensemble of `CategoricalRegressionMLP`s.
 
+    f(x, k) is the prediction of member k; see `CategoricalRegressionMLP`.
+
     Args:
       output_sizes: width of every layer; the last is the number of outputs.
       atoms: the values, `[num_atoms]`.
@@ -124,6 +132,9 @@ class CatMLPEnsembleGpPrior(EnnWithAdditivePrior):
 
     Numbers follow the original `enn`: a GP has one output, which is added to all
     outputs of the network.
+
+    Prior functions: Osband et al., 2018, https://arxiv.org/abs/1806.03335; see
+    `make_random_feat_gp`.
 
     Args:
       output_sizes: width of every layer; the last is the number of outputs.
@@ -161,6 +172,8 @@ class CatMLPEnsembleMlpPrior(EnnWithAdditivePrior):
     """A `CatMLPEnsemble` with a fixed random MLP for every member as prior function.
 
     The prior adds to the expected values, not to the logits.
+
+    Prior functions: Osband et al., 2018, https://arxiv.org/abs/1806.03335.
 
     >>> import jax, numpy as np
     >>> from enn import networks

@@ -29,6 +29,8 @@ def generate_masks(
 ) -> list[jax.Array]:
     """Returns dropout masks for the input and every hidden layer of an MLP.
 
+    mᵢ = Bernoulli(1 - dropout_rate) / (1 - dropout_rate), so that E m = 1.
+
     Args:
       key: key of all masks.
       input_size: number of features of the input.
@@ -54,6 +56,8 @@ def generate_masks(
 
 class MLPDropoutENN(EnnArray):
     """An MLP with dropout, its masks fixed by the index and shared by the batch.
+
+    With masks m(z), a layer's units h become m ⊙ h; see `generate_masks`.
 
     Gal and Ghahramani, 2016, Dropout as a Bayesian approximation,
     https://arxiv.org/abs/1506.02142. Inputs are flattened. Without dropout of the

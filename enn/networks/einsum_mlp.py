@@ -24,6 +24,8 @@ _OF_SINGLE_NUMBERS = (jax.nn.relu, jax.nn.tanh, jnp.tanh, jax.nn.gelu, jax.nn.si
 class EnsembleBranch(hk.Module):
     """First layer of an ensemble of MLPs: every member sees the same inputs.
 
+    Member k has x W_k + b_k.
+
     Args:
       num_ensemble: number of members.
       output_size: width of the layer.
@@ -67,6 +69,8 @@ class EnsembleBranch(hk.Module):
 
 class EnsembleLinear(hk.Module):
     """A further layer of an ensemble of MLPs: every member has inputs of its own.
+
+    Member k has h_k W_k + b_k.
 
     Args:
       output_size: width of the layer.
@@ -210,6 +214,9 @@ def make_einsum_ensemble_mlp_enn(
 ) -> EnnArray:
     """Returns an ensemble of MLPs with members on the last axis of the parameters.
 
+    f(x, k) = f_k(x), as a deep ensemble (Lakshminarayanan et al., 2017,
+    https://arxiv.org/abs/1612.01474).
+
     A single index, or fewer indices under `jax.vmap` than members, run only the
     members they select; more indices run all members once.
 
@@ -275,6 +282,8 @@ def make_ensemble_mlp_with_prior_enn(
     w_init: hk.initializers.Initializer | None = None,
 ) -> EnnArray:
     """Returns an ensemble of MLPs, each with a fixed MLP as its prior function.
+
+    f(x, k) = f_k(x) + prior_scale · p_k(x), with p_k fixed.
 
     Osband et al., 2018, Randomized prior functions for deep reinforcement learning,
     https://arxiv.org/abs/1806.03335.

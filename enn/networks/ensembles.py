@@ -31,6 +31,9 @@ from enn.networks.priors import (
 class EnsembleWithState(EnnArray):
     """Independent copies of a model with network state.
 
+    f(x, k) = f_{θ_k}(x), as a deep ensemble (Lakshminarayanan et al., 2017,
+    https://arxiv.org/abs/1612.01474).
+
     A forward pass runs the member that `index` selects and writes that member's new
     state back. Under `jax.vmap` over at least `num_ensemble` indices every member
     runs once, whatever the number of indices; the returned state then has a leading
@@ -138,6 +141,8 @@ def make_ensemble(
     index are one index, (k, z) -> f_{θ_k}(x, z). If `enn` does not depend on its index,
     as BERT in evaluation, each member runs once under `jax.vmap` over at least
     `num_ensemble` indices.
+
+    Lakshminarayanan et al., 2017, https://arxiv.org/abs/1612.01474.
 
     >>> import haiku as hk, jax, numpy as np
     >>> from enn import networks
@@ -424,6 +429,9 @@ def make_mlp_ensemble_prior_fns(
     b_init: hk.initializers.Initializer | None = None,
 ) -> Sequence[Callable[[chex.Array], jax.Array]]:
     """Returns `num_ensemble` fixed random MLPs `[batch, ...] -> [batch, num_outputs]`.
+
+    For `combine_functions_choice_via_index` (Osband et al., 2018,
+    https://arxiv.org/abs/1806.03335).
 
     >>> import numpy as np
     >>> from enn import networks

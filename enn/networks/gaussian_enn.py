@@ -83,6 +83,8 @@ class GaussianNoiseEnn(EnnArray):
 class GaussianNoiseMLP(GaussianNoiseEnn):
     """An MLP with noise on its biases; see `GaussianNoiseEnn`.
 
+    Biases are b + s · ε(z).
+
     >>> import jax, numpy as np
     >>> from enn import networks
     >>> enn = networks.GaussianNoiseMLP([4, 1], init_scale=0.5)

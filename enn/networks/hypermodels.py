@@ -52,9 +52,10 @@ def hypermodel_module(
 ) -> type[EpistemicModule]:
     """Returns a module class whose instances generate the base network's parameters.
 
-    Instances take `(inputs, index)` and apply the base network at parameters θ(z).
-    Linear: every leaf of θ(z) is a linear layer on torso(z). Diagonal:
-    θ(z) = softplus(w) ⊙ z + b, with an index of one entry for every base parameter.
+    Instances take `(inputs, index)` and apply the base network at parameters θ(z)
+    (Dwaracherla et al., 2020, https://arxiv.org/abs/2006.07464). Linear: every leaf of
+    θ(z) is a linear layer on torso(z). Diagonal: θ(z) = softplus(w) ⊙ z + b, with an
+    index of one entry for every base parameter.
 
     >>> import haiku as hk, jax, numpy as np
     >>> from enn import networks
@@ -230,7 +231,7 @@ class PriorMLPIndependentLayers(EpistemicModule):
 
     Layers are independent of each other over the index, unless the index has fewer
     entries than there are layers: then every layer sees all of it. Inputs are
-    flattened.
+    flattened. After Dwaracherla et al., 2020, https://arxiv.org/abs/2006.07464.
 
     >>> import jax, numpy as np
     >>> from enn import networks
@@ -355,6 +356,8 @@ class DiagonalLinear(hk.Module):
 class MLPHypermodel(EnnArray):
     """A base network whose parameters an MLP generates from the index.
 
+    f(x, z) = f_{θ(z)}(x) (Dwaracherla et al., 2020, https://arxiv.org/abs/2006.07464).
+
     Parameters are generated once for an index, whatever the size of the batch.
 
     >>> import haiku as hk, jax, numpy as np
@@ -413,7 +416,7 @@ class MLPHypermodel(EnnArray):
 class MLPHypermodelWithHypermodelPrior(EnnWithAdditivePrior):
     """An `MLPHypermodel` of an MLP, with a fixed one of the same kind as its prior.
 
-    Inputs are flattened.
+    Inputs are flattened. f_{θ(z)}(x) + prior_scale · p_{φ(z)}(x), of which θ trains.
 
     Args:
       base_output_sizes: width of every layer of the base MLP.
@@ -477,7 +480,8 @@ class MLPHypermodelPriorIndependentLayers(EnnWithAdditivePrior):
     """An `MLPHypermodel` of an MLP, with a fixed `PriorMLPIndependentLayers` as prior.
 
     Inputs are flattened. Numbers follow the original `enn`: the prior's parameters and
-    the index that shows its size are drawn with one key.
+    the index that shows its size are drawn with one key. The output is f_{θ(z)}(x) +
+    prior_scale · p(x, z).
 
     Args:
       base_output_sizes: width of every layer of the base MLP.

@@ -23,6 +23,9 @@ from enn.networks.utils import epistemic_network_from_module
 class ConcatIndexMLP(EpistemicModule):
     """An MLP that sees the index in every hidden layer, and predicts its variance.
 
+    A hidden layer is relu(W [h, z] + b) (Osband et al., 2021,
+    https://arxiv.org/abs/2107.08924).
+
     The log variance over the index comes from a head of its own, on the input of the
     last hidden layer and a projection of the network's input. Numbers follow the
     original `enn`: the output layer does not see the index, so that a network

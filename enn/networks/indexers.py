@@ -104,7 +104,7 @@ class IsotropicIndexer(_VectorIndexer):
 
 @dataclasses.dataclass(frozen=True)
 class GaussianIndexer(IsotropicIndexer):
-    """Standard normal, `[index_dim]`.
+    """Standard normal, z ~ N(0, I), `[index_dim]`.
 
     >>> import jax
     >>> from enn import networks, utils
@@ -145,7 +145,7 @@ class ScaledGaussianIndexer(_VectorIndexer):
 
 @dataclasses.dataclass(frozen=True)
 class GaussianWithUnitIndexer(_VectorIndexer):
-    """A one, then a normal vector of expected squared norm 1: `[index_dim]`.
+    """z = [1, ε] with ε ~ N(0, I / (index_dim - 1)), so that E‖ε‖² = 1: `[index_dim]`.
 
     >>> import jax
     >>> from enn import networks
@@ -236,6 +236,8 @@ class CubeIndexer(IsotropicIndexer):
 @dataclasses.dataclass(frozen=True, eq=False)
 class DirichletIndexer(base.EpistemicIndexer):
     """Dirichlet with concentration `alpha`: points of the simplex, shaped like it.
+
+    p(z) ∝ Πᵢ zᵢ^(αᵢ - 1) for z ≥ 0 with Σᵢ zᵢ = 1.
 
     >>> import jax, numpy as np
     >>> from enn import networks

@@ -76,6 +76,9 @@ class LeNet5(hk.Module):
 class EnsembleLeNet5ENN(EnsembleWithState):
     """An ensemble of `LeNet5`s: the index picks a member.
 
+    f(x, k) = f_{θ_k}(x), as a deep ensemble (Lakshminarayanan et al., 2017,
+    https://arxiv.org/abs/1612.01474).
+
     >>> import jax, numpy as np
     >>> from enn import networks
     >>> enn = networks.EnsembleLeNet5ENN(num_output_classes=10, num_ensemble=5)

@@ -41,6 +41,8 @@ def convert_enn_to_prior_fn(
 ) -> PriorFn:
     """Returns `enn` at fixed random parameters as a prior function.
 
+    (x, z) -> f_{θ₀}(x, z) (Osband et al., 2018, https://arxiv.org/abs/1806.03335).
+
     >>> import haiku as hk, jax, numpy as np
     >>> from enn import networks
     >>> enn = networks.wrap_net_fn_as_enn(lambda x: hk.Linear(1)(x))
@@ -146,6 +148,8 @@ WARN = (
 class EnnWithAdditivePrior(EnnArray):
     """`enn` with `prior_scale * prior_fn(inputs, index)` added to its prior.
 
+    Osband et al., 2018, https://arxiv.org/abs/1806.03335.
+
     >>> import haiku as hk, numpy as np
     >>> from enn import networks
     >>> net = networks.wrap_net_fn_as_enn(lambda x: hk.Linear(1, with_bias=False)(x))
@@ -216,6 +220,8 @@ class NetworkWithAdditivePrior(hk.Module):
     The prior's parameters are part of the trainable tree and are initialised first.
     No gradient reaches them, but penalties on all parameters, such as weight decay,
     still move them; a warning, logged once, says so.
+
+    Osband et al., 2018, https://arxiv.org/abs/1806.03335.
 
     >>> import haiku as hk, numpy as np
     >>> from enn import networks

@@ -64,7 +64,7 @@ def _scale(out: Output, scale: float) -> Any:
 
 
 def scale_prior(enn: EnnArray, scale: chex.Array | Sequence[float]) -> EnnArray:
-    """Returns `enn` with its prior multiplied by `scale`, its training part as it is.
+    """Returns `enn` with the predictions train + stop_gradient(scale · prior).
 
     `scale_prior(enn, [1, 0])` leaves the second of two outputs, such as the scale of a
     likelihood, without a prior function.

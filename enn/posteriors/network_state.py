@@ -28,6 +28,8 @@ def recompute_state(
     start, this is exact: the mean over batches, whatever the decay. Averages without
     such a correction, as in Flax, need a network with a momentum of zero here.
 
+    As for averaged weights (Izmailov et al., 2018, https://arxiv.org/abs/1803.05407).
+
     Args:
       train_enn: the network as in training, which updates its state.
       samples: pytree of parameters `[num_samples, ...]`.

@@ -64,6 +64,8 @@ def track_moments(
 
     The optimiser state grows by (2 + rank) times the parameters, in at least float32.
 
+    For SWAG (Maddox et al., 2019, https://arxiv.org/abs/1902.02476).
+
     Args:
       optimizer: any optax transformation, such as `optax.sgd(0.02, 0.9)`.
       every: number of updates from one snapshot to the next; the paper's is an epoch.
@@ -121,7 +123,8 @@ def draw_swag_samples(
     """Returns samples of the Gaussian with these moments.
 
     θ = mean + √scale (√variance ∘ z + Σⱼ dⱼ wⱼ / √(k-1)), with z and w standard normal
-    and d the k deviations: equation 1 of the paper at scale ½. Sample i has the i-th of
+    and d the k deviations: equation 1 of Maddox et al., 2019,
+    https://arxiv.org/abs/1902.02476, at scale ½. Sample i has the i-th of
     `jax.random.split(key, num_samples)`, whose first half draws w, and whose second is
     split over the leaves of z.
 

@@ -91,6 +91,8 @@ def _dummy_input(prior: PriorKnowledge) -> jax.Array:
 class VanillaEnsembleConfig:
     """An ensemble of MLPs, trained independently on the same data.
 
+    Lakshminarayanan et al., 2017, https://arxiv.org/abs/1612.01474.
+
     Attributes:
       num_ensemble: number of members.
       l2_weight_decay: scale of the weight decay.
@@ -178,6 +180,8 @@ def _agent(
 class EnsembleConfig(VanillaEnsembleConfig):
     """An ensemble with prior functions: `ensemble+`.
 
+    Osband et al., 2018, https://arxiv.org/abs/1806.03335.
+
     Further attributes:
       distribution: of bootstrap weights.
       prior_scale: scale of the prior functions.
@@ -220,6 +224,8 @@ def make_ensemble_prior_agent(config: EnsembleConfig) -> VanillaEnnAgent:
 @dataclasses.dataclass(frozen=True)
 class McDropoutConfig:
     """An MLP with dropout, whose masks are the index.
+
+    Gal & Ghahramani, 2016, https://arxiv.org/abs/1506.02142.
 
     Attributes:
       dropout_rate: share of units dropped.
@@ -278,6 +284,8 @@ def make_mc_dropout_agent(config: McDropoutConfig) -> VanillaEnnAgent:
 @dataclasses.dataclass(frozen=True)
 class BBBConfig:
     """Bayes by backprop: independent normal weights.
+
+    Blundell et al., 2015, https://arxiv.org/abs/1505.05424.
 
     Attributes:
       hidden_sizes: sizes of hidden layers.
@@ -351,6 +359,8 @@ def make_bbb_agent(config: BBBConfig) -> VanillaEnnAgent:
 class HypermodelConfig:
     """A linear hypermodel with an independent prior.
 
+    Dwaracherla et al., 2020, https://arxiv.org/abs/2006.07464.
+
     Attributes:
       index_dim: dimension of the index.
       num_index_samples: indices of each step.
@@ -420,6 +430,8 @@ def make_hypermodel_agent(config: HypermodelConfig) -> VanillaEnnAgent:
 @dataclasses.dataclass(frozen=True)
 class EpinetConfig:
     """An MLP with an epinet and an additive ensemble prior.
+
+    Osband et al., 2021, https://arxiv.org/abs/2107.08924.
 
     Attributes:
       index_dim: dimension of the index, and number of the prior's members.

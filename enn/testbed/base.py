@@ -96,7 +96,10 @@ class TestbedAgent(Protocol):
 
 
 class TestbedProblem(abc.ABC):
-    """Training data, and a judge of what is learned from them."""
+    """Training data, and a judge of what is learned from them.
+
+    The Neural Testbed: Osband et al., 2022, https://arxiv.org/abs/2110.04629.
+    """
 
     __test__ = False
 

@@ -70,6 +70,8 @@ def make_prior_agent(config: DummyConfig) -> TestbedAgent:
 class KnnConfig:
     """K-nearest neighbours.
 
+    Cover & Hart, 1967, https://doi.org/10.1109/TIT.1967.1053964.
+
     Attributes:
       num_neighbors: how many neighbours vote.
       weighting: "uniform" or "distance".
@@ -82,6 +84,8 @@ class KnnConfig:
 @dataclasses.dataclass(frozen=True)
 class RandomForestConfig:
     """A random forest.
+
+    Breiman, 2001, https://doi.org/10.1023/A:1010933404324.
 
     Attributes:
       n_estimators: number of trees.

@@ -108,6 +108,8 @@ class CategoricalKLSampledXSampledY:
     same functions fₛ, so that each is evaluated once on all inputs; of a sampler with a
     method `distinct_keys(keys)`, such as an ensemble, only functions that differ. With
     constant logits the estimate is exactly mean(log P) + tau · log C.
+
+    Osband et al., 2022, https://arxiv.org/abs/2110.04629, section 2.
     """
 
     def __init__(
@@ -242,6 +244,8 @@ def _means(
 class RandomProjection:
     """Clusters samples by the signs of random projections of their probits.
 
+    For `CategoricalClusterKL` (Osband et al., 2022, https://arxiv.org/abs/2110.04629).
+
     Attributes:
       dimension: number of projections; there are up to 2^dimension clusters.
       cluster_only_correct_class: whether to use the labels' probits alone.
@@ -271,6 +275,8 @@ class RandomProjection:
 @dataclasses.dataclass(frozen=True)
 class KmeansCluster:
     """Clusters samples by K-means of their probits.
+
+    For `CategoricalClusterKL` (Osband et al., 2022, https://arxiv.org/abs/2110.04629).
 
     Attributes:
       num_centroids: number of clusters.
@@ -304,6 +310,8 @@ class JointLLCalculatorProjection:
     Within a cluster, the product over rows of mean probabilities stands in for the mean
     of products: few samples then serve a large `tau`, at the price of a bias that can
     be large. `enn.metrics.calculate_joint_ll` is exact.
+
+    Osband et al., 2022, https://arxiv.org/abs/2110.04629.
     """
 
     def __init__(
@@ -326,7 +334,11 @@ class JointLLCalculatorProjection:
 
 
 class CategoricalClusterKL:
-    """Estimates by clusters of samples, the published choice above `tau` = 10."""
+    """Estimates by clusters of samples, the published choice above `tau` = 10.
+
+    log Q = log Σⱼ wⱼ Πₜ p̄ⱼₜ over clusters j of weight wⱼ and mean probability p̄ⱼₜ of
+    label t (Osband et al., 2022, https://arxiv.org/abs/2110.04629).
+    """
 
     def __init__(
         self,

@@ -19,6 +19,8 @@ from enn.testbed.generative import GenerativeDataSampler
 def gaussian_log_likelihood(err: Array, cov: Array) -> jax.Array:
     """Returns log N(err; 0, cov) of every column, in nats.
 
+    -½ (errᵀ cov⁻¹ err + log det cov + tau log 2π).
+
     Args:
       err: columns `[tau, num_columns]`.
       cov: positive definite covariance `[tau, tau]`.

@@ -64,6 +64,9 @@ def make_2layer_mlp_logit_fn(
     Weights are truncated normal times 1/√fan_in, the first bias is normal with standard
     deviation 1/√`input_dim`, the others are 0.
 
+    The Neural Testbed's generative model: Osband et al., 2022,
+    https://arxiv.org/abs/2110.04629, section 3.
+
     Args:
       input_dim: number of inputs.
       temperature: logits are divided by it; lower is less noise in the labels.

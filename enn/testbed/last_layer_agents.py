@@ -86,6 +86,8 @@ def _mlp(config: TrunkConfig, prior: PriorKnowledge) -> EnnArray:
 class LaplaceConfig(TrunkConfig):
     """A Laplace approximation of the last layer of a trained MLP.
 
+    Daxberger et al., 2021, https://arxiv.org/abs/2106.14806.
+
     Further attributes:
       prior_precision: δ; by default 2 √T D, which the weight decay stands for, so that
         the trained weights are the mode; or "marginal_likelihood".
@@ -107,6 +109,8 @@ def make_laplace_agent(config: LaplaceConfig) -> TestbedAgent:
 @dataclasses.dataclass(frozen=True)
 class LinearisedLaplaceConfig(TrunkConfig):
     """A Laplace approximation of all weights of a trained MLP, linearised at them.
+
+    Immer et al., 2021, https://arxiv.org/abs/2008.08400.
 
     Further attributes:
       prior_precision: as in `LaplaceConfig`.
@@ -153,6 +157,8 @@ def _laplace_agent(
 @dataclasses.dataclass(frozen=True)
 class DeepKernelConfig:
     """A Gaussian process on the last hidden layer of a trained MLP.
+
+    Deep kernels: Wilson et al., 2016, https://arxiv.org/abs/1511.02222.
 
     Attributes:
       num_batches: number of steps.
@@ -227,6 +233,8 @@ def _unit_features(out: Any) -> jax.Array:
 class SNGPConfig(TrunkConfig):
     """An MLP with bounded spectral norms, and random features as its last layer.
 
+    Liu et al., 2022, https://arxiv.org/abs/2205.00403.
+
     Further attributes:
       num_features: M, the number of random features.
       length_scale: of their kernel.
@@ -280,6 +288,8 @@ def make_sngp_agent(config: SNGPConfig) -> TestbedAgent:
 class VBLLConfig(TrunkConfig):
     """An MLP with a variational last layer, whose weight decay is on the MLP alone.
 
+    Harrison et al., 2024, https://arxiv.org/abs/2404.11599.
+
     Further attributes:
       structure: of the covariance.
       prior_variance: of the last layer's weights; by default 1 / (2 √T D), for which
@@ -319,6 +329,8 @@ def make_vbll_agent(config: VBLLConfig) -> VanillaEnnAgent:
 @dataclasses.dataclass(frozen=True)
 class LinearHyperHeadConfig(TrunkConfig):
     """An MLP with the linear hyper-head of Ensemble++.
+
+    Li et al., 2024, https://arxiv.org/abs/2407.13195.
 
     Further attributes:
       index_dim: M, the size of the index; a step trains on its 2 M signed axes.

@@ -315,6 +315,8 @@ def display_ranking_df(
     problem of each setting: `normalized_stderr` is the standard error of the groups'
     means, the divisor taken as constant.
 
+    Osband et al., 2022, https://arxiv.org/abs/2110.04629, section 4.1.
+
     Args:
       data: results.
       display_cols: further columns to show, each as its mean over problems.

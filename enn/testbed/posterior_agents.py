@@ -52,6 +52,8 @@ def train(
 class SGMCMCConfig:
     """One MLP, whose iterates under stochastic gradient MCMC are the posterior.
 
+    Welling & Teh, 2011; Chen et al., 2014, https://arxiv.org/abs/1402.4102.
+
     Attributes:
       learning_rate: step size.
       prior_variance: of the weights; the penalty Σθ² has the scale √T D / (variance N).
@@ -130,6 +132,8 @@ def make_sgmcmc_agent(config: SGMCMCConfig) -> TestbedAgent:
 class SWAGConfig:
     """MLPs trained by SGD, and Gaussians of the moments of its late iterates.
 
+    Maddox et al., 2019, https://arxiv.org/abs/1902.02476.
+
     Attributes:
       num_runs: independent runs, more than one for MultiSWAG.
       num_samples: samples of each run's Gaussian.
@@ -207,6 +211,8 @@ def make_swag_agent(config: SWAGConfig) -> TestbedAgent:
 @dataclasses.dataclass(frozen=True)
 class TemperatureConfig:
     """Another agent, with a temperature fitted to training rows that it never saw.
+
+    Guo et al., 2017, https://arxiv.org/abs/1706.04599.
 
     Attributes:
       agent: its name.

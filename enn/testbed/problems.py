@@ -116,6 +116,8 @@ def _classification(
 def classification_2d_sweep(num_seed: int = 10, initial_seed: int = 0) -> Sweep:
     """Returns problems in the plane, over tau, data, temperature and seeds.
 
+    The Neural Testbed: Osband et al., 2022, https://arxiv.org/abs/2110.04629.
+
     >>> from enn import testbed
     >>> len(testbed.classification_2d_sweep())
     420
@@ -130,7 +132,10 @@ def classification_2d_sweep(num_seed: int = 10, initial_seed: int = 0) -> Sweep:
 
 
 def classification_sweep(num_seed: int = 5, initial_seed: int = 0) -> Sweep:
-    """Returns problems of 2 to 100 dimensions, tested by dyadic sampling."""
+    """Returns problems of 2 to 100 dimensions, tested by dyadic sampling.
+
+    The Neural Testbed: Osband et al., 2022, https://arxiv.org/abs/2110.04629.
+    """
     configs = _classification(
         [2, 10, 100],
         lambda dim: [ratio * dim for ratio in (1, 10, 100, 1000)],
@@ -146,7 +151,10 @@ def classification_sweep(num_seed: int = 5, initial_seed: int = 0) -> Sweep:
 def regression_sweep(
     num_seed: int = 10, initial_seed: int = 0, epistemic_only: bool = False
 ) -> Sweep:
-    """Returns Gaussian-process problems, over dimension, number of data and noise."""
+    """Returns Gaussian-process problems, over dimension, number of data and noise.
+
+    Those of Osband et al., 2021, https://arxiv.org/abs/2107.08924, section 4.
+    """
     settings = itertools.product(
         [1, 10, 100], [1, 10, 100], [0.01, 0.1, 1.0], range(num_seed)
     )

@@ -30,6 +30,9 @@ def make_repeat_sample_transform(
     A batch size that is a multiple of `num_repeat` keeps the copies of an example in
     one batch. Copies keep all fields, also the data index.
 
+    For joint predictions of near inputs (Osband et al., 2022,
+    https://arxiv.org/abs/2202.13509).
+
     Args:
       num_repeat: number of copies of each example, one after the other.
       perturb_fn: changes each copy, independently.
@@ -64,6 +67,9 @@ def make_dyadic_transform(
 
     Copies are float32: a random part `crop_offset` smaller on each side, resized back
     (`image_ops.resize_bicubic`, which may overshoot), and mirrored with probability ½.
+
+    For joint predictions of near inputs (Osband et al., 2022,
+    https://arxiv.org/abs/2202.13509).
 
     Args:
       num_repeat: number of copies of each example, one after the other.

@@ -64,7 +64,9 @@ BertInit = base.InitFn[BertInput]
 
 @dataclasses.dataclass
 class BertConfig:
-    """Sizes and rates of a BERT encoder (Devlin et al., 2019, table 1).
+    """Sizes and rates of a BERT encoder.
+
+    Devlin et al., 2019, https://arxiv.org/abs/1810.04805, section 3.
 
     >>> from enn.networks import bert
     >>> config = bert.BertConfig(vocab_size=100, hidden_size=32, num_attention_heads=4)
@@ -145,12 +147,18 @@ class BertConfig:
 
 
 def bert_small() -> BertConfig:
-    """Returns BERT-Base, uncased: 12 layers of width 768."""
+    """Returns BERT-Base, uncased: 12 layers of width 768.
+
+    Devlin et al., 2019, https://arxiv.org/abs/1810.04805, section 3.
+    """
     return BertConfig(vocab_size=30522, type_vocab_size=2)
 
 
 def bert_large() -> BertConfig:
-    """Returns BERT-Large, uncased: 24 layers of width 1024."""
+    """Returns BERT-Large, uncased: 24 layers of width 1024.
+
+    Devlin et al., 2019, https://arxiv.org/abs/1810.04805, section 3.
+    """
     return BertConfig(
         vocab_size=30522,
         hidden_size=1024,

@@ -38,6 +38,9 @@ def make_bert_enn(
     Initial parameters differ between `is_training` True and False, since dropout
     draws keys in between. Numbers follow the original `enn`.
 
+    Devlin et al., 2019, https://arxiv.org/abs/1810.04805; dropout as a posterior: Gal
+    and Ghahramani, 2016, https://arxiv.org/abs/1506.02142.
+
     >>> import jax, numpy as np
     >>> from enn.networks import bert
     >>> sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -40,6 +40,8 @@ def make_head_enn(
 ) -> EnnArray:
     """Returns an epistemic classification head on features `[batch, hidden_size]`.
 
+    Epinets on BERT: Osband et al., 2022, https://arxiv.org/abs/2211.01568.
+
     >>> import jax, numpy as np
     >>> from enn.networks import bert
     >>> config = bert.AgentConfig(hiddens=[4], num_ensemble=3)
@@ -86,6 +88,9 @@ def make_baseline_head_enn(
     num_classes: int, is_training: bool, shared_dropout: bool = False
 ) -> EnnArray:
     """Returns a linear classification head, whose index is the key of its dropout.
+
+    logits = W φ + b (Devlin et al., 2019, https://arxiv.org/abs/1810.04805, section
+    4.1).
 
     Initial parameters differ between `is_training` True and False, since dropout
     takes the first key. Numbers follow the original `enn`.

@@ -99,6 +99,9 @@ def load_hf_bert(
     position ids have no place in the network and are left out. All parameters become
     float32.
 
+    Devlin et al., 2019, https://arxiv.org/abs/1810.04805; sentence encoders: Reimers &
+    Gurevych, 2019, https://arxiv.org/abs/1908.10084.
+
     Args:
       path: folder with `config.json` and `model.safetensors`, or a `.safetensors`
         file with `config.json` beside it. Tensor names may start with `bert.`.

@@ -40,6 +40,8 @@ def add_epinet(
     The epinet is an `MLPEpinetWithPrior` that sees the features alone;
     `combine_base_epinet_as_enn` takes others.
 
+    Osband et al., 2021, https://arxiv.org/abs/2107.08924, section 4.
+
     >>> import haiku as hk, jax, numpy as np
     >>> from enn.networks import epinet
     >>> net = hk.without_apply_rng(hk.transform(lambda x: hk.nets.MLP([4, 2])(x)))

@@ -85,6 +85,8 @@ def combine_base_epinet_as_enn(
     over indices they are computed once. The checkpoint is loaded at the first forward
     pass or initialisation.
 
+    Osband et al., 2021, https://arxiv.org/abs/2107.08924, section 4.
+
     >>> import jax, numpy as np
     >>> from enn import networks
     >>> from enn.networks import checkpoints, epinet

@@ -19,6 +19,9 @@ from enn.networks.mlp import ProjectedMLP
 class MLPEpinetWithPrior(EpinetWithState):
     """An epinet of two `ProjectedMLP`s: one trains, one is its fixed prior.
 
+    σ(φ̃, z) = g(φ̃, z)ᵀ z + prior_scale · g_prior(φ̃, z)ᵀ z, where φ̃ are the hidden
+    features and, unless `drop_inputs`, the inputs.
+
     Osband et al., 2021, Epistemic neural networks, https://arxiv.org/abs/2107.08924,
     section 4. The prior's parameters are part of the trainable tree; no gradient
     reaches them, and `enn.networks.trainable_mask` tells them apart.

@@ -72,6 +72,9 @@ def make_imagenet_mlp_prior(
 ) -> PriorFn:
     """Returns a prior of MLPs on 43x43 average-pooled ImageNet images.
 
+    (x, z) -> Σ_k z_k net_k(x), for the epinets of Osband et al., 2021,
+    https://arxiv.org/abs/2107.08924.
+
     Args:
       num_ensemble: number of MLPs and size of the index.
       hidden_sizes: widths of their hidden layers.
@@ -109,6 +112,9 @@ def make_imagenet_conv_prior(
 ) -> PriorFn:
     """Returns a prior of small convolutional networks on ImageNet images.
 
+    (x, z) -> Σ_k z_k net_k(x), for the epinets of Osband et al., 2021,
+    https://arxiv.org/abs/2107.08924.
+
     Args:
       num_ensemble: number of networks and size of the index.
       num_classes: number of outputs.
@@ -143,6 +149,9 @@ def make_cifar_conv_prior(
     legacy_stream: bool = False,
 ) -> PriorFn:
     """Returns a prior of small convolutional networks on images resized to 32x32.
+
+    (x, z) -> Σ_k z_k net_k(x), for the epinets of Osband et al., 2021,
+    https://arxiv.org/abs/2107.08924.
 
     Args:
       num_ensemble: number of networks and size of the index.

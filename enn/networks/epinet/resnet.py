@@ -25,6 +25,8 @@ PriorFnCtor = Callable[[], PriorFn]
 class ResnetFinalEpinetConfig:
     """An epinet on the last hidden layer of a trained network.
 
+    Osband et al., 2021, https://arxiv.org/abs/2107.08924.
+
     Attributes:
       base_checkpoint: the base network.
       index_dim: size of the Gaussian index.
@@ -58,6 +60,8 @@ class ResnetFinalEpinetConfig:
 
 class ResnetFinalEpinet(EnnArray):
     """The base network and the epinet of a config as one epistemic network.
+
+    μ(x) + σ(x, φ(x), z) (Osband et al., 2021, https://arxiv.org/abs/2107.08924).
 
     See `combine_base_epinet_as_enn` for outputs and parameters.
     """

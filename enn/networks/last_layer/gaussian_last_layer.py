@@ -74,6 +74,8 @@ _PRECISION_AXES = {
 class GaussianLastLayer(EpinetWithState):
     """A Gaussian last layer of mean zero, as an epinet on a base network's features.
 
+    φ̃(x)ᵀ Λ(z) with Λ(z) ~ N(0, Σ), for Σ as `fit_laplace` finds it.
+
     `combine_base_epinet_as_enn` adds it to any base network, whose own last layer is
     the mean. Its parameters, the module `gaussian_last_layer`, hold the factor, at
     first that of the prior N(0, I / prior_precision). The hidden features that it is
@@ -230,6 +232,8 @@ def marginal_variance(
     structure: Structure, factor: Factor, features: chex.Array
 ) -> jax.Array:
     """Returns the variance of each output over indices z ~ N(0, I).
+
+    Var_z φ̃ᵀ Λ(z)_c = φ̃ᵀ Σ_cc φ̃ for output c.
 
     >>> import numpy as np
     >>> from enn import networks

@@ -117,6 +117,8 @@ def make_linear_hyper_mlp_enn(
 ) -> EnnArray:
     """Returns an MLP with a `LinearHyperHead` on its last hidden layer.
 
+    Li et al., 2024, https://arxiv.org/abs/2407.13195, Ensemble++.
+
     The authors' settings are hidden layers of [64, 64], Adam at 1e-4, batches of 128
     rows, target noise of 0.01 (none for classification) and a weight decay `scale` of
     0.005 / num_data; prior and posterior scale are 0.2 and 0.1 for regression, 0.1 and

@@ -141,6 +141,8 @@ def make_vbll_mlp_enn(
 ) -> EnnArray:
     """Returns an MLP whose last layer is a `VariationalLastLayer`.
 
+    Harrison et al., 2024, https://arxiv.org/abs/2404.11599.
+
     >>> import jax, numpy as np
     >>> from enn import losses, networks
     >>> enn = networks.make_vbll_mlp_enn([4, 1])

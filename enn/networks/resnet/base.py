@@ -42,6 +42,9 @@ def resnet_model(
 class EnsembleResNetENN(EnsembleWithState):
     """An ensemble of residual networks: the index picks a member.
 
+    f(x, k) = f_{θ_k}(x), as a deep ensemble (Lakshminarayanan et al., 2017,
+    https://arxiv.org/abs/1612.01474).
+
     Training and evaluation are two objects with the same parameters and state: one
     with `is_training`, one without.
 

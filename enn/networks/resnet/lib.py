@@ -272,6 +272,9 @@ class ResNet(hk.Module):
     convolution, for small images; one of version 'V2' with a 7x7 convolution of
     stride 2 and max-pooling, for large ones.
 
+    He et al., 2016, https://arxiv.org/abs/1512.03385 ('V1') and
+    https://arxiv.org/abs/1603.05027 ('V2').
+
     >>> import haiku as hk, jax, numpy as np
     >>> from enn import networks
     >>> config = networks.ResNetConfig([16, 32], [1, 1], [1, 2], "V1")

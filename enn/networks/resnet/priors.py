@@ -45,6 +45,9 @@ class _ResnetWithPrior(EnnArray):
 class ResnetMlpPrior(_ResnetWithPrior):
     """A residual network with a fixed MLP on the flattened image as its prior.
 
+    net(x) + prior_scale · prior(x) (Osband et al., 2018,
+    https://arxiv.org/abs/1806.03335).
+
     Args:
       num_classes: number of classes.
       prior_scale: factor of the prior.
@@ -85,6 +88,9 @@ class ResnetMlpPrior(_ResnetWithPrior):
 
 class ResnetCnnPrior(_ResnetWithPrior):
     """A residual network with a fixed small convolutional network as its prior.
+
+    net(x) + prior_scale · prior(x) (Osband et al., 2018,
+    https://arxiv.org/abs/1806.03335).
 
     Args:
       num_classes: number of classes.
