@@ -111,7 +111,11 @@ class MemoryLogger:
 
 
 class NullLogger:
-    """Drops all rows."""
+    """Drops all rows.
+
+    >>> from enn import loggers
+    >>> loggers.NullLogger().write({"loss": 0.5})
+    """
 
     def write(self, data: LoggingData) -> None:
         """Does nothing with `data`."""
@@ -238,7 +242,11 @@ class TensorBoardLogger:
     curves of their own; flags are left out.
 
     In a directory that has events the first row takes the place of all at its step or
-    later, so that the curves of a resumed run never go back.
+    later, so that the curves of a resumed run never go back. Not run as a
+    test, since its package is an extra:
+
+        logger = TensorBoardLogger("runs/ensemble")
+        experiment = supervised.Experiment(..., logger=logger)
     """
 
     def __init__(self, directory: str | os.PathLike[str]):
@@ -278,7 +286,10 @@ class WandbLogger:
 
     Curves are named as in `TensorBoardLogger`. Continued with the `id` (trackio: the
     `name`) that it had and `resume="allow"`, a run's steps never go back: earlier ones
-    are not logged again, offline too.
+    are not logged again, offline too. Not run as a test, since its package is an extra:
+
+        logger = WandbLogger(project="enn", id="ensemble", resume="allow")
+        logger = WandbLogger("trackio", project="enn", name="ensemble", resume="allow")
 
     Attributes:
       run: what `init` of the library returned.
@@ -327,7 +338,11 @@ class MlflowLogger:
     """Logs the numbers of rows as metrics of an MLflow run.
 
     Curves are named as in `TensorBoardLogger`. Those of a run that is continued by its
-    `run_id` never go back: earlier steps are not logged again.
+    `run_id` never go back: earlier steps are not logged again. Not run as a test, since
+    its package is an extra:
+
+        logger = MlflowLogger(experiment="enn", tracking_uri="sqlite:///mlflow.db")
+        resumed = MlflowLogger(logger.run_id, tracking_uri="sqlite:///mlflow.db")
 
     Attributes:
       run_id: the run; keep it to go on with.
@@ -395,7 +410,12 @@ class MlflowLogger:
 
 
 def make_default_logger(label: str, time_delta: float = 0.0) -> TerminalLogger:
-    """Returns a logger that prints to the terminal."""
+    """Returns a logger that prints to the terminal.
+
+    >>> from enn import loggers
+    >>> loggers.make_default_logger("my_run").write({"loss": 0.5, "step": 3})
+    [My Run] Loss = 0.500 | Step = 3
+    """
     return TerminalLogger(label=label, time_delta=time_delta)
 
 

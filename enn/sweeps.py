@@ -199,7 +199,11 @@ def local_executor(num_workers: int) -> concurrent.futures.ProcessPoolExecutor:
     Processes are spawned, as JAX does not survive a fork; a script that uses them must
     keep its own start behind `if __name__ == "__main__":`. They share the compilation
     cache of `JAX_COMPILATION_CACHE_DIR`, by default `~/.cache/jax`, and end when this
-    process does, however it ends.
+    process does, however it ends. These lines of a script are not run as a test:
+
+        if __name__ == "__main__":
+            with sweeps.local_executor(4) as executor:
+                sweeps.run_sweep(run_one, tasks, "results", executor=executor)
 
     Args:
       num_workers: number of processes.

@@ -19,6 +19,19 @@ _NUM_INDICES = 5
 class BrokenContractError(AssertionError):
     """A network does not do what the library relies on.
 
+    >>> import numpy as np
+    >>> from enn import base, networks, testing
+    >>> def apply(params, state, x, z):
+    ...     return x @ params["w"] + x.mean(), state  # Rows see each other.
+    >>> def init(key, x, z):
+    ...     return {"w": np.ones([x.shape[1], 1])}, {}
+    >>> enn = base.EpistemicNetwork(apply, init, networks.GaussianIndexer(1))
+    >>> testing.check_enn(enn, np.arange(6.0).reshape(3, 2))
+    Traceback (most recent call last):
+        ...
+    enn.testing.BrokenContractError: The network breaks its contract.
+    - rows: a row's output differs by 2 in another batch.
+
     Attributes:
       problems: what is wrong, in words, by the part of the contract.
     """

@@ -146,13 +146,14 @@ def to_restructured_text(
     if what == "data" and lines and lines[0] in (inspect.getdoc(value) or ""):
         lines.clear()  # Of the type of the value, a dict or a str.
     paragraphs = "\n".join(lines).split("\n\n")
-    lines[:] = "\n\n".join(
-        text if text.lstrip().startswith(">>>") else _escape_paragraph(text)
-        for text in paragraphs
-    ).split("\n")
+    lines[:] = "\n\n".join(map(_escape_paragraph, paragraphs)).split("\n")
 
 
 def _escape_paragraph(text: str) -> str:
+    if text.lstrip().startswith(">>>"):
+        return text
+    if text.startswith("    "):  # Code, or a formula on lines of its own.
+        return f"::\n\n{text}"
     parts, end = [], 0
     for match in LITERAL.finditer(text):
         parts.append(_escape_text(text[end : match.start()]))

@@ -72,6 +72,18 @@ def run(
     For epinets on language models: Osband et al., 2022,
     https://arxiv.org/abs/2211.01568.
 
+    >>> import optax
+    >>> from enn import active_learning, losses, networks, utils
+    >>> from enn.supervised import Experiment
+    >>> enn = networks.make_einsum_ensemble_mlp_enn([20, 2], num_ensemble=5)
+    >>> loss = losses.average_single_index_loss(losses.XentLoss(2), 5)
+    >>> def train_on(rows):
+    ...     return Experiment(enn, loss, optax.adam(0.1), rows, train_log_freq=None)
+    >>> pool = next(utils.make_test_data(100))
+    >>> curve = active_learning.run(train_on, pool, pool, num_batches=20)
+    >>> [point.num_labels for point in curve]
+    [64, 100]
+
     Args:
       make_experiment: makes a fresh experiment from the labelled rows, in the order
         in which they were labelled; `data_index` says which rows of the pool they

@@ -237,6 +237,16 @@ _PRIORITIES: dict[str, PerExamplePriority] = {
 def make_priority_fn_ctor(per_example_priority: PerExamplePriority) -> PriorityFnCtor:
     """Returns a constructor of the priority function that scores each row by itself.
 
+    >>> import jax, numpy as np
+    >>> from enn import active_learning, datasets
+    >>> def first_logit(logits, labels, key):
+    ...     return logits[0, :, 0]
+    >>> ctor = active_learning.make_priority_fn_ctor(first_logit)
+    >>> priority_fn = ctor(lambda params, state, x: x[None])  # A network's forward pass
+    >>> batch = datasets.ArrayBatch(x=np.array([[1.0], [3.0]]), y=np.zeros([2, 1], int))
+    >>> print(priority_fn({}, {}, batch, jax.random.key(0))[0])
+    [1. 3.]
+
     Args:
       per_example_priority: scores the rows from the network's predictions; it gets
         labels as `[batch, 1]`, and the key as it is.

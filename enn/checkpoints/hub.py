@@ -35,7 +35,17 @@ def push_to_hub(
 
     Anyone then reads it by `load_enn("owner/name")`. With it goes a model card: how the
     network is built, the random stream and the versions with which its predictions
-    were just reproduced, and its scores, measured here.
+    were just reproduced, and its scores, measured here. These lines take an account
+    there, and are not run as a test:
+
+        save_pretrained("my_model", params, state, enn=enn, config=config)
+        push_to_hub("my_model", "me/my_model", test_data=(x_test, y_test))
+
+    >>> from enn import checkpoints
+    >>> checkpoints.push_to_hub("my_model", "me/my_model")
+    Traceback (most recent call last):
+        ...
+    FileNotFoundError: There is no folder my_model: call save_pretrained.
 
     Args:
       path: the folder, saved with `config`.

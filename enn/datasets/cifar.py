@@ -134,7 +134,13 @@ class Cifar(SmallImages):
 
 @dataclasses.dataclass
 class Cifar10(Cifar):
-    """CIFAR-10; see `Cifar`."""
+    """CIFAR-10; see `Cifar`.
+
+    >>> from enn import datasets
+    >>> data = datasets.Cifar10(source="my_images")  # Nothing is read yet
+    >>> data.num_classes, data.eval_input_shape, data.hub_name
+    (10, (32, 32, 3), 'uoft-cs/cifar10')
+    """
 
 
 @dataclasses.dataclass
@@ -142,6 +148,11 @@ class Cifar100(Cifar):
     """CIFAR-100, by default with cutout and at full size; see `Cifar`.
 
     Cutout: DeVries & Taylor, 2017, https://arxiv.org/abs/1708.04552.
+
+    >>> from enn import datasets
+    >>> data = datasets.Cifar100()  # Fetched when batches are asked for
+    >>> data.num_classes, data.keep_image_size, data.cutout
+    (100, True, True)
     """
 
     cifar_variant: CifarVariant = CifarVariant.CIFAR100

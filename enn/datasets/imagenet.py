@@ -53,6 +53,11 @@ class Imagenet(StoredImages):
     `[batch]`, with data parallelism `[local_devices, batch / devices, ...]`. They come
     from `train_dataset`, endless, and `eval_datasets`, one pass; see `load`.
 
+    >>> from enn import datasets
+    >>> data = datasets.Imagenet(train_batch=32, source="my_imagenet")  # Not read yet
+    >>> data.num_classes, data.eval_input_shape
+    (1000, (224, 224, 3))
+
     Attributes:
       train_ds_transformer: see `load`.
       eval_ds_transformers: one evaluation dataset by name for each transformer.

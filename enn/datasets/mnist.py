@@ -29,6 +29,11 @@ class Mnist(SmallImages):
     Data indices number the training examples after the transformer, as in the original
     `enn`, and the evaluation examples before it.
 
+    >>> from enn import datasets
+    >>> data = datasets.Mnist(source="my_images")  # Nothing is read yet
+    >>> data.num_classes, data.eval_input_shape, data.hub_name
+    (10, (28, 28, 1), 'ylecun/mnist')
+
     Attributes:
       train_ds_transformer: maps the `grain.MapDataset` of training examples, with `x`
         uint8 `[28, 28, 1]`, to another one.
@@ -81,6 +86,11 @@ class FashionMnist(Mnist):
     Its classes are T-shirt, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag
     and ankle boot. `source="/usr/share/datasets/fashion-mnist"` is where Debian's
     package `dataset-fashion-mnist` puts it.
+
+    >>> from enn import datasets
+    >>> data = datasets.FashionMnist(source="/usr/share/datasets/fashion-mnist")
+    >>> data.num_classes, data.hub_name  # From the hub without a source
+    (10, 'zalando-datasets/fashion_mnist')
     """
 
     @property

@@ -35,6 +35,13 @@ def add_data_index_to_dataset(ds: Any) -> Any:
     Other fields stay. In every epoch of a repeated dataset an example has the same
     index.
 
+    >>> import grain
+    >>> from enn import datasets
+    >>> rows = [datasets.ArrayBatch(x=k, y=k) for k in (5, 7)]
+    >>> numbered = datasets.add_data_index_to_dataset(grain.MapDataset.source(rows))
+    >>> [int(example.data_index) for example in numbered]
+    [0, 1]
+
     Args:
       ds: a `grain.MapDataset` of `ArrayBatch`es. Where a filter left holes, their
         numbers are left out.
@@ -78,6 +85,13 @@ def slice_dataset_to_batches(
 
     With data parallelism each process is expected to feed its own part of the data: it
     makes batches for its local devices, of the size for one of all devices.
+
+    >>> import grain, numpy as np
+    >>> from enn import datasets
+    >>> examples = grain.MapDataset.source(np.arange(5))
+    >>> batches = datasets.slice_dataset_to_batches(examples, 2, data_parallelism=False)
+    >>> [batch.tolist() for batch in batches]  # The last one is too short.
+    [[0, 1], [2, 3]]
 
     Args:
       dataset: a `grain.MapDataset` or `grain.IterDataset` of pytrees.
@@ -168,6 +182,16 @@ class LabelSelection:
 
 class OverrideTrainDataset(base.DatasetWithTransform):
     """A data set to evaluate on with the training data of another.
+
+    >>> from enn import datasets
+    >>> digits, clothes = datasets.Mnist(), datasets.FashionMnist()
+    >>> mixed = datasets.OverrideTrainDataset(digits, new_dataset=clothes)
+    >>> mixed.new_dataset.hub_name, mixed.num_classes
+    ('zalando-datasets/fashion_mnist', 10)
+    >>> datasets.OverrideTrainDataset(digits, new_dataset=datasets.Cifar100())
+    Traceback (most recent call last):
+        ...
+    ValueError: the data sets must have the same number of classes, got 10 and 100.
 
     Attributes:
       original_dataset: gives everything but the training data.

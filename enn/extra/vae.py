@@ -91,6 +91,16 @@ def get_mlp_vae_encoder_decoder(
 
     As in Kingma & Welling, 2014, https://arxiv.org/abs/1312.6114, appendix C.
 
+    >>> import numpy as np
+    >>> from enn import extra, loggers
+    >>> x, quiet = np.eye(4)[np.arange(100) % 4], loggers.NullLogger()
+    >>> sizes = {"hidden_sizes": [16], "num_batches": 300, "batch_size": 100}
+    >>> config = extra.MLPVAEConfig(**sizes, learning_rate=0.01)
+    >>> vae = extra.get_mlp_vae_encoder_decoder(x, config, logger=quiet)
+    >>> decoded = vae.decoder(vae.encoder(x[:4]).mean).mean
+    >>> print(decoded.argmax(axis=1))  # Each row again, from two numbers
+    [0 1 2 3]
+
     Args:
       data_x: `[num_data, dim]`; in [0, 1] for the Bernoulli decoder, whose `log_var`
         is zero.

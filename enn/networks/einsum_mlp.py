@@ -133,6 +133,14 @@ def _weights(
 class EnsembleMLP(hk.Module):
     """The outputs of all members of an ensemble of MLPs; inputs are flattened.
 
+    >>> import haiku as hk, jax, numpy as np
+    >>> from enn import networks
+    >>> def forward(x):
+    ...     return networks.EnsembleMLP([4, 1], num_ensemble=5)(x)
+    >>> net, x = hk.without_apply_rng(hk.transform(forward)), np.ones([3, 2])
+    >>> net.apply(net.init(jax.random.key(0), x), x).shape  # Members last
+    (3, 1, 5)
+
     Args:
       output_sizes: width of every layer; the last is the number of outputs.
       num_ensemble: number of members.
@@ -287,6 +295,15 @@ def make_ensemble_mlp_with_prior_enn(
 
     Osband et al., 2018, Randomized prior functions for deep reinforcement learning,
     https://arxiv.org/abs/1806.03335.
+
+    >>> import jax, numpy as np
+    >>> from enn import networks
+    >>> x = np.ones([3, 2])
+    >>> enn = networks.make_ensemble_mlp_with_prior_enn([4, 1], x, num_ensemble=5)
+    >>> params, state = enn.init(jax.random.key(0), x, 0)
+    >>> out, _ = enn.apply(params, state, x, 1)
+    >>> bool((out.preds == out.train + out.prior).all()), bool((out.prior == 0).any())
+    (True, False)
 
     Args:
       output_sizes: width of every layer; the last is the number of outputs.

@@ -30,6 +30,18 @@ def recompute_state(
 
     As for averaged weights (Izmailov et al., 2018, https://arxiv.org/abs/1803.05407).
 
+    >>> import haiku as hk, jax, numpy as np
+    >>> from enn import datasets, networks, posteriors
+    >>> def forward(x):  # In training
+    ...     return hk.BatchNorm(False, False, 0.9)(hk.Linear(1)(x), is_training=True)
+    >>> enn, x = networks.wrap_net_fn_as_enn(forward), np.arange(4.0)[:, None]
+    >>> _, state = enn.init(jax.random.key(0), x, jax.random.key(0))
+    >>> samples = {"linear": {"w": np.array([[[1.0]], [[2.0]]]), "b": np.zeros([2, 1])}}
+    >>> batch = datasets.ArrayBatch(x=x, y=x)
+    >>> states = posteriors.recompute_state(enn, samples, state, batch)
+    >>> print(states["batch_norm/~/mean_ema"]["average"].ravel())  # One a sample
+    [1.5000001 3.0000002]
+
     Args:
       train_enn: the network as in training, which updates its state.
       samples: pytree of parameters `[num_samples, ...]`.

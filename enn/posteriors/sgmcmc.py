@@ -90,6 +90,13 @@ def rmsprop_preconditioner(decay: float = 0.99, eps: float = 1e-7) -> Preconditi
     al., 2016, https://arxiv.org/abs/1512.07666, equations 4 and 5). The term Γ, the
     change of M with θ, is left out: the bias is small where V moves slowly.
 
+    >>> import jax.numpy as jnp
+    >>> from enn import posteriors
+    >>> mass = posteriors.rmsprop_preconditioner(decay=0.75)
+    >>> m, _ = mass.update(jnp.array([2.0, 20.0]), mass.init(jnp.zeros(2)))
+    >>> [round(float(entry), 3) for entry in m]  # √((1 - 0.75) g²)
+    [1.0, 10.0]
+
     Args:
       decay: of the running mean of squared gradients, in [0, 1).
       eps: least mass, > 0.
@@ -165,6 +172,15 @@ def sghmc(
     Noise of the gradients adds to that of the sampler, more than in SGLD. With the
     variance V of a minibatch's gradient, the posterior is too wide by a factor of about
     1 + ηNV/(2(1-b)T): choose η so that this is near one.
+
+    >>> import jax.numpy as jnp
+    >>> from enn import posteriors
+    >>> params = jnp.array(0.5)
+    >>> sampler = posteriors.sghmc(learning_rate=0.1, num_data=1000)
+    >>> state = sampler.init(params)
+    >>> updates, state = sampler.update(params, state, params)
+    >>> bool(updates == -0.1**0.5 * state.momentum)  # θ ← θ - √η m
+    True
 
     Args:
       learning_rate: η, or a schedule of it over steps, from 0 on.

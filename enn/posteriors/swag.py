@@ -66,6 +66,16 @@ def track_moments(
 
     For SWAG (Maddox et al., 2019, https://arxiv.org/abs/1902.02476).
 
+    >>> import jax.numpy as jnp, optax
+    >>> from enn import posteriors
+    >>> optimizer = posteriors.track_moments(optax.sgd(1.0), every=1)
+    >>> params, state = jnp.array(0.0), optimizer.init(jnp.array(0.0))
+    >>> for gradient in (-1.0, -2.0):  # Parameters 1 and 3
+    ...     updates, state = optimizer.update(jnp.array(gradient), state, params)
+    ...     params = optax.apply_updates(params, updates)
+    >>> posteriors.get_moments(state)[:3]  # Count, mean and variance
+    (2, Array(2., dtype=float32), Array(1., dtype=float32))
+
     Args:
       optimizer: any optax transformation, such as `optax.sgd(0.02, 0.9)`.
       every: number of updates from one snapshot to the next; the paper's is an epoch.

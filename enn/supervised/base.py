@@ -74,6 +74,13 @@ def sample_predictions(
 
     An experiment with attributes `enn` and `state` predicts at all indices at once.
 
+    >>> from enn import networks, supervised
+    >>> test = supervised.make_test_experiment(regression=False)
+    >>> enn = networks.make_einsum_ensemble_mlp_enn([test.num_outputs], num_ensemble=3)
+    >>> experiment = test.experiment_ctor(enn)
+    >>> supervised.sample_predictions(experiment, test.dummy_input, num_sample=10).shape
+    (10, 20, 2)
+
     Args:
       experiment: the trained network.
       inputs: `[batch, ...]`, or several such arrays, as a `BertInput`.

@@ -34,6 +34,15 @@ class TrainingState(NamedTuple):
 class NonFiniteError(FloatingPointError):
     """A step had a loss, or made parameters, that are NaN or infinite.
 
+    >>> import numpy as np
+    >>> from enn import networks, supervised
+    >>> enn = networks.scale_enn_output(networks.MLPDropoutENN([1]), np.nan)
+    >>> test = supervised.make_test_experiment(regression=True)
+    >>> test.experiment_ctor(enn).train(1)
+    Traceback (most recent call last):
+        ...
+    enn.supervised.loop.NonFiniteError: Step 1 has a loss that is NaN or infinite. ...
+
     Attributes:
       step: the number of that step. The experiment is at the step before it, with the
         last good parameters.

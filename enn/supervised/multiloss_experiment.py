@@ -56,6 +56,18 @@ class MultilossExperiment(BaseExperiment):
     for each update and one for each data set and trainer evaluated. In all else, and
     on a mesh of devices, it is as `Experiment`.
 
+    >>> import numpy as np, optax
+    >>> from enn import loggers, losses, networks
+    >>> from enn.supervised import MultilossExperiment, MultilossTrainer
+    >>> enn, data = networks.MLPDropoutENN([1]), (np.ones([5, 1]), np.ones([5, 1]))
+    >>> fit = losses.average_single_index_loss(losses.L2Loss())
+    >>> fifth = MultilossTrainer(fit, data, lambda step: step % 5 == 0, name="fifth")
+    >>> trainers, log = [MultilossTrainer(fit, data), fifth], loggers.MemoryLogger()
+    >>> experiment = MultilossExperiment(enn, trainers, optax.adam(0.1), logger=log)
+    >>> experiment.train(10)
+    >>> [row["step"] for row in log.rows if row["trainer"] == "fifth"]
+    [5, 10]
+
     Attributes:
       dataset: the batches trained on by the first trainer.
       enn: the network.

@@ -164,6 +164,13 @@ class Saves:
 def saved_steps(path: str | os.PathLike[str]) -> list[int]:
     """Returns the steps of the finished saves in a directory, the latest save last.
 
+    >>> from enn import networks, supervised
+    >>> test = supervised.make_test_experiment(regression=True)
+    >>> experiment = test.experiment_ctor(networks.MLPDropoutENN([1]))
+    >>> experiment.save("run")
+    >>> supervised.saved_steps("run"), supervised.saved_steps("no_run")
+    ([0], [])
+
     Args:
       path: directory given to `save` or `train`; it need not exist.
     """

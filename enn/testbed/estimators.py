@@ -246,6 +246,14 @@ class RandomProjection:
 
     For `CategoricalClusterKL` (Osband et al., 2022, https://arxiv.org/abs/2110.04629).
 
+    >>> import jax, numpy as np
+    >>> from enn import testbed
+    >>> probits = np.ones([10, 2, 2])  # Samples that agree are one cluster.
+    >>> cluster, labels = testbed.RandomProjection(dimension=3), np.array([[0], [1]])
+    >>> weights, _ = cluster(probits, labels, jax.random.key(0))
+    >>> float(weights.max()), len(weights)
+    (1.0, 8)
+
     Attributes:
       dimension: number of projections; there are up to 2^dimension clusters.
       cluster_only_correct_class: whether to use the labels' probits alone.

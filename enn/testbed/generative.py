@@ -92,7 +92,14 @@ def make_2layer_mlp_logit_fn(
 
 @functools.cache
 def make_gaussian_sampler(input_dim: int) -> XGenerator:
-    """Returns the generator of independent standard normal inputs."""
+    """Returns the generator of independent standard normal inputs.
+
+    >>> import jax
+    >>> from enn import testbed
+    >>> x = testbed.make_gaussian_sampler(3)(jax.random.PRNGKey(0), 1000)
+    >>> x.shape, round(float(x.std()))
+    ((1000, 3), 1)
+    """
     return lambda key, num: jax.random.normal(key, [num, input_dim])
 
 
@@ -173,6 +180,15 @@ def sample_gaussian_data(
     logit_fn: LogitFn, x_generator: XGenerator, num: int, key: chex.PRNGKey
 ) -> tuple[Data, jax.Array]:
     """Draws inputs, and labels from the class probabilities of `logit_fn`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from enn import testbed
+    >>> def sure(x):  # Of class 1
+    ...     return jnp.tile(jnp.array([-50.0, 50.0]), (len(x), 1))
+    >>> inputs, key = testbed.make_gaussian_sampler(input_dim=2), jax.random.PRNGKey(0)
+    >>> data, log_likelihood = testbed.sample_gaussian_data(sure, inputs, 4, key)
+    >>> data.y.ravel().tolist(), abs(float(log_likelihood))
+    ([1, 1, 1, 1], 0.0)
 
     Args:
       logit_fn: the truth.

@@ -98,6 +98,15 @@ def problem_from_id_csv(
 ) -> TestbedProblem:
     """Returns a problem that writes its results to a file of its own.
 
+    >>> import jax.numpy as jnp
+    >>> from enn import testbed
+    >>> problem = testbed.problem_from_id_csv("classification_2d/0", "results")
+    >>> quality = problem.evaluate_quality(lambda x, key: jnp.zeros([len(x), 2]))
+    >>> entry = testbed.Entry("uniform", "results")
+    >>> board = testbed.load_entries_csv([entry], ["classification_2d/0"])
+    >>> board.names, board.agents[0].validated
+    (['uniform'], True)
+
     Args:
       problem_id: the problem.
       results_dir: a folder, made where there is none. `load_entries_csv` reads it.
@@ -215,6 +224,14 @@ def clean_results(
     divergence of 1e6, and so do values that are not finite. Negative values count as
     0, and as unhealthy below −1e-4.
 
+    >>> import pandas as pd
+    >>> from enn import testbed
+    >>> ids = ["classification_2d/0", "classification_2d/1"]
+    >>> rows = pd.DataFrame({"problem_id": ids[:1], "kl_estimate": [0.25]})
+    >>> result = testbed.clean_results(rows, "mine", ids)  # One result is missing.
+    >>> result.score, result.pct_health, result.validated
+    (500000.125, 0.5, False)
+
     Args:
       df: data frame with columns `problem_id`, `kl_estimate` and any others.
       name: of the agent.
@@ -316,6 +333,18 @@ def display_ranking_df(
     means, the divisor taken as constant.
 
     Osband et al., 2022, https://arxiv.org/abs/2110.04629, section 4.1.
+
+    >>> import pandas as pd
+    >>> from enn import testbed
+    >>> ids = testbed.CLASSIFICATION_2D
+    >>> def agent(name, kl):
+    ...     rows = pd.DataFrame({"problem_id": ids, "kl_estimate": kl})
+    ...     return testbed.clean_results(rows, name)
+    >>> agents = [agent("mine", 0.1), agent("mlp", 0.4)]
+    >>> board = testbed.LeaderboardData(agents, ["tau"])
+    >>> ranking = testbed.display_ranking_df(board, normalize_by="mlp")
+    >>> ranking[["agent_name", "normalized_kl"]].values.tolist()
+    [['mine', 0.25], ['mlp', 1.0]]
 
     Args:
       data: results.

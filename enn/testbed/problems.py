@@ -44,6 +44,11 @@ _HIDDEN = 50
 class ProblemConfig:
     """All that defines a problem.
 
+    >>> from enn import testbed
+    >>> config = testbed.SETTINGS["classification_2d/75"]
+    >>> config.seed, config.meta_data["temperature"]
+    (76, 0.1)
+
     Attributes:
       prior_knowledge: what agents may know.
       seed: draws the truth, the data, and the keys of the estimate.
@@ -135,6 +140,11 @@ def classification_sweep(num_seed: int = 5, initial_seed: int = 0) -> Sweep:
     """Returns problems of 2 to 100 dimensions, tested by dyadic sampling.
 
     The Neural Testbed: Osband et al., 2022, https://arxiv.org/abs/2110.04629.
+
+    >>> from enn import testbed
+    >>> problems = testbed.classification_sweep().values()
+    >>> sorted({config.prior_knowledge.input_dim for config in problems}), len(problems)
+    ([2, 10, 100], 360)
     """
     configs = _classification(
         [2, 10, 100],
@@ -154,6 +164,11 @@ def regression_sweep(
     """Returns Gaussian-process problems, over dimension, number of data and noise.
 
     Those of Osband et al., 2021, https://arxiv.org/abs/2107.08924, section 4.
+
+    >>> from enn import testbed
+    >>> sweep = testbed.regression_sweep()
+    >>> len(sweep), sweep["regression/0"].prior_knowledge.noise_std
+    (270, 0.01)
     """
     settings = itertools.product(
         [1, 10, 100], [1, 10, 100], [0.01, 0.1, 1.0], range(num_seed)
@@ -321,6 +336,13 @@ def config_from_id(problem_id: str) -> ProblemConfig:
 def problem_from_config(config: ProblemConfig, exact: bool = False) -> TestbedProblem:
     """Returns the problem of a configuration.
 
+    >>> import dataclasses
+    >>> from enn import testbed
+    >>> config = testbed.SETTINGS["classification_2d/75"]
+    >>> other = testbed.problem_from_config(dataclasses.replace(config, seed=1234))
+    >>> other.train_data.x.shape
+    (10, 2)
+
     Args:
       config: the configuration.
       exact: see `make_categorical_kl_estimator`; in Gaussian-process problems, whether
@@ -367,6 +389,13 @@ def problem_with_distribution_shift(
     exact: bool = False,
 ) -> TestbedProblem:
     """Returns a problem with other frequencies of the classes in training than in test.
+
+    >>> from enn import testbed
+    >>> config = testbed.SETTINGS["classification/30"]
+    >>> shift = testbed.ShiftConfig(reject_prob=1.0, fraction_rejected_classes=0.5)
+    >>> problem = testbed.problem_with_distribution_shift(config, shift)
+    >>> len(set(problem.train_data.y[:, 0].tolist()))  # One of two classes is left.
+    1
 
     Args:
       problem_config: the configuration.

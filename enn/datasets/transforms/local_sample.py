@@ -33,6 +33,15 @@ def make_repeat_sample_transform(
     For joint predictions of near inputs (Osband et al., 2022,
     https://arxiv.org/abs/2202.13509).
 
+    >>> import dataclasses, grain
+    >>> from enn import datasets
+    >>> def shift(example, rng):
+    ...     return dataclasses.replace(example, x=example.x + rng.integers(10))
+    >>> examples = grain.MapDataset.source([datasets.ArrayBatch(x=0, y=5)])
+    >>> twice = datasets.make_repeat_sample_transform(2, shift, seed=0)(examples)
+    >>> [(int(example.x), example.y) for example in twice]
+    [(1, 5), (9, 5)]
+
     Args:
       num_repeat: number of copies of each example, one after the other.
       perturb_fn: changes each copy, independently.
@@ -70,6 +79,14 @@ def make_dyadic_transform(
 
     For joint predictions of near inputs (Osband et al., 2022,
     https://arxiv.org/abs/2202.13509).
+
+    >>> import grain, numpy as np
+    >>> from enn import datasets
+    >>> image = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8, 1)
+    >>> examples = grain.MapDataset.source([datasets.ArrayBatch(x=image, y=3)])
+    >>> first, second = datasets.make_dyadic_transform(num_repeat=2)(examples)
+    >>> first.x.shape, first.y == second.y, bool((first.x == second.x).all())
+    ((8, 8, 1), True, False)
 
     Args:
       num_repeat: number of copies of each example, one after the other.

@@ -40,6 +40,14 @@ def get_dataset_transform_from_type(
 ) -> base.DatasetTransformer:
     """Returns the transformer that keeps one side of a split by class, in order.
 
+    >>> import grain
+    >>> from enn import datasets
+    >>> rows = [datasets.ArrayBatch(x=k, y=k) for k in range(4)]
+    >>> out = datasets.OodVariant.OUT_DISTRIBUTION
+    >>> transform = datasets.get_dataset_transform_from_type(out, ood_labels=[1, 3])
+    >>> [example.y for example in transform(grain.MapDataset.source(rows))]
+    [1, 3]
+
     Args:
       dataset_type: in-distribution examples have none of `ood_labels`,
         out-of-distribution examples one of them, and the whole is both.

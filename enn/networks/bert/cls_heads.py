@@ -20,6 +20,11 @@ from enn.networks.utils import wrap_stochastic_fn_as_enn
 class AgentConfig:
     """Settings of a head; each kind of head reads those it has.
 
+    >>> from enn.networks import bert
+    >>> config = bert.AgentConfig(hiddens=[50], index_dim=10)
+    >>> bert.make_head_enn("epinet", num_classes=2, agent_config=config).indexer
+    GaussianIndexer(index_dim=10)
+
     Attributes:
       hiddens: widths of the hidden layers, of the base network and of the epinet.
       num_ensemble: members of `"ensemble"`.

@@ -80,6 +80,8 @@ def load_hf_bert(
 ) -> tuple[BertConfig, hk.Params, hk.State]:
     """Loads a BERT checkpoint in Hugging Face's layout for `make_bert_enn`.
 
+    The lines below are not run as a test: they take the folder of a checkpoint.
+
         config, bert_params, state = load_hf_bert(folder)
         bert_enn = make_bert_enn(config, is_training=False)
         inputs = load_tokenizer(folder)(["To be or not to be"])

@@ -20,6 +20,15 @@ def load_tokenizer(
     Longer texts are cut and shorter ones padded, so that all batches have one shape
     and `jax.jit` compiles once.
 
+    >>> from tokenizers import Tokenizer, models, pre_tokenizers
+    >>> from enn.networks import bert
+    >>> words = {"[PAD]": 0, "[UNK]": 1, "to": 2, "be": 3}
+    >>> tokenizer = Tokenizer(models.WordLevel(words, "[UNK]"))
+    >>> tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    >>> tokenizer.save("tokenizer.json")  # Or that of a checkpoint
+    >>> print(bert.load_tokenizer(".", max_length=4)(["to be or"]).token_ids)
+    [[2 3 1 0]]
+
     Args:
       path: folder with `tokenizer.json`, or such a file.
       max_length: number of tokens of every text, special ones included; at most

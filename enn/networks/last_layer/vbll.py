@@ -41,6 +41,15 @@ class VariationalLastLayer(EpistemicModule):
     The learned noise on logits that the authors' code adds to q_c is left out: it
     belongs to no index, and so to no function.
 
+    >>> import haiku as hk, jax, numpy as np
+    >>> from enn import networks
+    >>> def forward(h, z):
+    ...     return networks.VariationalLastLayer(num_outputs=1)(h, z)
+    >>> layer, h, z = hk.transform(forward), np.ones([5, 3]), np.zeros(4)
+    >>> out = layer.apply(layer.init(jax.random.key(0), h, z), None, h, z)
+    >>> bool((out.preds == out.extra["last_layer_mean"]).all())  # At z = 0
+    True
+
     Args:
       num_outputs: number of outputs.
       prior_variance: v > 0; 2 / num_features by default.
