@@ -10,6 +10,7 @@ import inspect
 import json
 import pathlib
 import re
+import textwrap
 from typing import Any
 
 from sphinx.application import Sphinx
@@ -152,8 +153,8 @@ def to_restructured_text(
 def _escape_paragraph(text: str) -> str:
     if text.lstrip().startswith(">>>"):
         return text
-    if text.startswith("    "):  # Code, or a formula on lines of its own.
-        return f"::\n\n{text}"
+    if text.startswith(("    ", "| ")):  # Code, a formula on its own lines, or a table.
+        return "::\n\n" + textwrap.indent(text, "    ")
     parts, end = [], 0
     for match in LITERAL.finditer(text):
         parts.append(_escape_text(text[end : match.start()]))
