@@ -20,8 +20,8 @@ def called_once(seen: list[Seen], last_layer: str, names: Iterable[str]) -> Seen
     """
     if len(seen) != 1:
         raise ValueError(
-            f"last_layer must be a module that is called once, one of {sorted(names)}; "
-            f"{last_layer!r} is called {len(seen)} times."
+            "The layer whose input is taken as features must be called once, and be "
+            f"one of {sorted(names)}; {last_layer!r} is called {len(seen)} times."
         )
     return seen[0]
 

@@ -8,12 +8,13 @@ from typing import Any
 import chex
 import haiku as hk
 import jax
+import jax.numpy as jnp
 
 from enn import base
 from enn.networks.adapters.from_equinox import from_equinox
 from enn.networks.adapters.from_flax import from_flax
 from enn.networks.adapters.from_nnx import from_nnx
-from enn.networks.base import EnnArray, Output
+from enn.networks.base import EnnArray, Output, parse_to_output_with_prior
 from enn.networks.checkpoints import EnnCheckpoint
 from enn.networks.epinet.base import BaseHiddenParser, combine_base_epinet_as_enn
 from enn.networks.epinet.expose_features import FEATURES, expose_features
@@ -60,8 +61,9 @@ def add_epinet(
       network: the network: an `EpistemicNetwork`, a pair from `hk.transform` or
         `hk.transform_with_state`, or a module of `flax.linen`, `flax.nnx` or Equinox,
         ready for evaluation.
-      params: its parameters; of Flax, they may be all variables. A module of NNX or
-        Equinox brings its own.
+      params: its parameters; of Flax, they may be all variables, such as
+        `{"params": ..., "batch_stats": ...}`. A module of NNX or Equinox brings its
+        own.
       state: its state, if it has one: the other collections of Flax, an `eqx.nn.State`.
       features: name of the layer whose input the features are, as in the parameters
         of Haiku, or a path such as `block/Dense_1` or `layers/1`; or a function of the
@@ -83,7 +85,8 @@ def add_epinet(
     Raises:
       TypeError: for another kind of network, or without `params` where they are needed.
       ValueError: if a size is not an integer >= 1; by `init` and `apply` if there is no
-        layer of the name in `features`, with the names that there are.
+        layer of the name in `features`, with the names that there are, or the network
+        returns another shape than `[batch, num_outputs]`.
     """
     last_layer = features if isinstance(features, str) else None
     enn, params, state = _as_enn(network, params, state, last_layer)
@@ -92,6 +95,12 @@ def add_epinet(
     )
 
     def parse_hidden(out: Output) -> jax.Array:
+        shape = jnp.shape(parse_to_output_with_prior(out).train)
+        if shape[1:] != (num_outputs,):  # They would broadcast, to something else.
+            raise ValueError(
+                f"The network must return [batch, num_outputs={num_outputs}], got "
+                f"shape {list(shape)}."
+            )
         if isinstance(features, str):
             return flat_batch(parse_base_hidden(out, FEATURES))
         return flat_batch(features(out))

@@ -136,6 +136,28 @@ def test_a_layer_that_does_not_exist_is_named_with_those_that_do(
         enn.init(KEY, X, np.ones(3))
 
 
+@LIBRARIES
+@pytest.mark.parametrize("num_outputs", [1, NUM_OUTPUTS + 1])
+def test_another_number_of_outputs_than_the_network_has_is_refused(
+    make: Callable[[], Trained], num_outputs: int
+) -> None:
+    args, layer, _, _ = make()
+    enn = add_epinet(*args, features=layer, num_outputs=num_outputs, index_dim=3)
+    with pytest.raises(
+        ValueError,
+        match=rf"num_outputs={num_outputs}\], got shape \[6, {NUM_OUTPUTS}\]",
+    ):
+        enn.init(KEY, X, np.ones(3))
+
+
+def test_an_output_without_an_axis_of_outputs_is_refused() -> None:
+    net = hk.without_apply_rng(hk.transform(lambda x: hk.nets.MLP([4, 1])(x)[:, 0]))
+    params = jax.jit(net.init)(KEY, X)
+    enn = add_epinet(net, params, features="mlp/~/linear_1", num_outputs=1)
+    with pytest.raises(ValueError, match=r"num_outputs=1\], got shape \[6\]"):
+        enn.init(KEY, X, np.ones(10))
+
+
 def test_features_may_be_a_function_of_the_output() -> None:
     lenet = networks.EnsembleLeNet5ENN(NUM_OUTPUTS, 1, (2,), expose_hidden=True)
     images = golden.normal(2, 4, 4, 1)
