@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from enn._known_rows import RowFn
 from enn.datasets.in_memory import BatchIterator
 from enn.supervised.batches import InMemorySideBySide, as_batch
 from enn.supervised.row_values import RowValues
@@ -29,13 +28,13 @@ class Stream:
     Attributes:
       dataset: where they come from.
       is_active: whether to train at a step; None for always.
-      fixed: functions of inputs whose values come with batches of data in memory, then
-        a pair.
+      row_values: for data in memory, once on the device, returns values that come with
+        their batches, each of which is then a pair.
     """
 
     dataset: Iterator[Any]
     is_active: Callable[[int], bool] | None = None
-    fixed: tuple[RowFn, ...] = ()
+    row_values: Callable[[Any], RowValues] | None = None
 
 
 @dataclasses.dataclass
@@ -115,8 +114,8 @@ class ChunkReader:
                 dataset: Any = self._streams[i].dataset
                 data = jax.device_put(_with_room(dataset.data))
                 self._data[i] = data
-                if fixed := self._streams[i].fixed:
-                    self._values[i] = RowValues(fixed, dataset, data.x)
+                if (row_values := self._streams[i].row_values) is not None:
+                    self._values[i] = row_values(data)
                 self._shapes[i] = _shapes(np.empty(dataset.batch_size, np.int32))
         if self._keeps_data == [True] and self._streams[0].is_active is None:
             capacity = self._capacity()

@@ -144,7 +144,6 @@ def check_loss(
     return num_bytes, fixed
 
 
-@shared
 def with_known_rows(
     pure_loss: PureLoss, fixed: tuple[_known_rows.RowFn, ...]
 ) -> PureLoss:
@@ -159,6 +158,9 @@ def with_known_rows(
             return pure_loss(params, state, batch, key)
 
     return loss
+
+
+shared_with_known_rows = shared(with_known_rows)
 
 
 class TrainLoop:

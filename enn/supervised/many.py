@@ -19,13 +19,20 @@ from jax.sharding import NamedSharding
 
 from enn import _checks, _sharding, metrics
 from enn import loggers as enn_loggers
+from enn._known_rows import RowFn
 from enn.losses.base import LossFnArray
 from enn.networks import utils
 from enn.networks.base import EnnArray, Output
 from enn.networks.indexers import PrngIndexer
-from enn.supervised import batches, interrupts, probes
+from enn.supervised import batches, interrupts, probes, row_values
 from enn.supervised.batches import Data
-from enn.supervised.chunks import MAX_STEPS, Chunk, ChunkReader, Stream
+from enn.supervised.chunks import (
+    MAX_STEPS,
+    Chunk,
+    ChunkReader,
+    Stream,
+    fits_on_device,
+)
 from enn.supervised.loop import (
     TrainingState,
     check_loss,
@@ -187,16 +194,43 @@ class ManyExperiments:
         self.step, self.finite = 0, np.ones(self.num_runs, bool)
         _, pure_loss, _ = self._program.parts(_slice(self.hypers, 0))
         sample = getattr(self._data, "data", None)
-        num_bytes = 0
+        num_bytes, values = 0, None
+        self._known: tuple[int, ...] = ()
         if sample is not None:
             first = _slice(self.state, 0)
-            num_bytes, _ = check_loss(pure_loss, first, sample, keys[0])
+            num_bytes, asked = check_loss(pure_loss, first, sample, keys[0])
+            if self.mesh is None and fits_on_device(self._data):
+                values = self._row_values(asked)
         self._reader = ChunkReader(
-            [Stream(self._data)],
+            [Stream(self._data, row_values=values)],
             MAX_STEPS,
             num_bytes * self.num_runs,
             keeps_data=self.mesh is None,
         )
+
+    def _row_values(self, asked: Sequence[RowFn]) -> Callable[[Any], Any] | None:
+        """Returns what makes the values of those of the functions that fit."""
+        dataset: Any = self._data
+        own, num_runs = self._has_own_data, self.num_runs
+        size = dataset.batch_size // (num_runs if own else 1)
+        num_values = len(dataset.data.y) * (1 if own else num_runs)
+        inputs = row_values.batch_inputs(dataset.data, size)
+        self._known = row_values.fitting(asked, inputs, num_values)
+        if not self._known:
+            return None
+
+        def make(data: Any) -> row_values.RowValues:
+            num_rows = len(data.y)  # With room for more.
+            return row_values.RowValues(
+                lambda rows: self._program.row_values(
+                    self.hypers, self.state, self._keys, data, rows, known=self._known
+                ),
+                size,
+                num_rows,
+                [0 if own else run * num_rows for run in range(num_runs)],
+            )
+
+        return make
 
     def train(
         self,
@@ -357,6 +391,7 @@ class ManyExperiments:
             batch,
             chunk.num_steps,
             own=self._has_own_data,
+            known=self._known,
         )
         if types == types_of(self.state):
             self._settled = types

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec
 
+from enn._known_rows import RowFn
 from enn.losses.base import LossFnArray
 from enn.networks import forwarders
 from enn.networks.base import EnnArray, Output
@@ -20,9 +21,11 @@ from enn.supervised.loop import (
     PureLoss,
     TrainingState,
     all_finite,
+    check_loss,
     check_over_indices,
     sgd_update,
     train_chunk,
+    with_known_rows,
 )
 from enn.supervised.programs import shared
 
@@ -48,7 +51,8 @@ class ManyPrograms:
         self._make = make_enn, make_loss, make_optimizer
         self._mesh, self._runs_at_once = mesh, runs_at_once
         self.init = jax.jit(self._init, static_argnames="own")
-        self.train = jax.jit(self._train, static_argnames="own")
+        self.train = jax.jit(self._train, static_argnames=("own", "known"))
+        self.row_values = jax.jit(self._row_values, static_argnames="known")
         self.predict = jax.jit(self._predict)
         self.sample = jax.jit(self._sample, static_argnames="num")
         self.split = jax.jit(jax.vmap(lambda key: tuple(jax.random.split(key))))
@@ -105,24 +109,58 @@ class ManyPrograms:
         batch: Any,
         num_steps: chex.Array,
         own: bool,
+        known: tuple[int, ...] = (),
     ) -> Any:
+        """Trains on a chunk, of which `data` holds `known` row values if there are."""
+
         def train(run: Any, given: Any) -> Any:
-            hyper, state, key, own_batch = run
-            data, batch, num_steps = given
+            hyper, state, key, own_batch, own_values = run
+            data, values, batch, num_steps = given
             _, pure_loss, optimizer = self.parts(hyper)
-            update = jax.jit(functools.partial(sgd_update, pure_loss, optimizer))
             batch = own_batch if own else batch
+            if known:
+                first = jax.tree.map(lambda leaf: leaf[batch[0]], data)
+                fixed = _fixed(pure_loss, state, first, key, known)
+                pure_loss = with_known_rows(pure_loss, fixed)
+                data = data, values if own else own_values
+            update = jax.jit(functools.partial(sgd_update, pure_loss, optimizer))
             chunk = [data], [batch], [None]
             return train_chunk([update], False, state, key, *chunk, 0, num_steps)
 
-        own_batch = None
+        data, values = data if known else (data, None)
+        own_batch = own_values = None
         if own:
             if data is not None:  # These are numbers of rows.
                 batch = batch.reshape(len(batch), len(keys), -1)
             own_batch = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), batch)
             batch = None
-        mapped = hypers, state, keys, own_batch
-        return self._over_runs(train, mapped, (data, batch, num_steps))
+        else:
+            own_values = jax.tree.map(
+                lambda leaf: leaf.reshape(len(keys), -1, *leaf.shape[1:]), values
+            )
+            values = None
+        mapped = hypers, state, keys, own_batch, own_values
+        return self._over_runs(train, mapped, (data, values, batch, num_steps))
+
+    def _row_values(
+        self,
+        hypers: Hyper,
+        state: TrainingState,
+        keys: chex.PRNGKey,
+        data: Any,
+        rows: Any,
+        known: tuple[int, ...],
+    ) -> Any:
+        """Returns the values of fixed functions at `rows`, `[num_runs, batch, ...]`."""
+
+        def values(run: Any, data: Any) -> tuple[Any, ...]:
+            hyper, state, key, rows = run
+            _, pure_loss, _ = self.parts(hyper)
+            batch = jax.tree.map(lambda leaf: leaf[rows], data)
+            fixed = _fixed(pure_loss, state, batch, key, known)
+            return tuple(fn(batch.x) for fn in fixed)
+
+        return self._over_runs(values, (hypers, state, keys, rows), data)
 
     def _predict(
         self, hypers: Hyper, state: TrainingState, inputs: Any, keys: Any
@@ -155,6 +193,14 @@ class ManyPrograms:
 
 
 many_programs = shared(ManyPrograms)
+
+
+def _fixed(
+    pure_loss: PureLoss, state: Any, batch: Any, key: Any, known: tuple[int, ...]
+) -> tuple[RowFn, ...]:
+    """Returns the `known` ones of the functions that the network asks for in a loss."""
+    _, asked = check_loss(pure_loss, state, batch, key)
+    return tuple(asked[i] for i in known)
 
 
 def over_runs(mesh: jax.sharding.Mesh) -> PartitionSpec:

@@ -36,10 +36,10 @@ from enn.supervised.loop import (
     TrainingState,
     check_loss,
     shared_loop,
+    shared_with_known_rows,
     type_of,
     types_in_training,
     types_of,
-    with_known_rows,
 )
 from enn.supervised.pace import Pace
 from enn.supervised.saving import Saves, check_schedule, has_position
@@ -184,16 +184,18 @@ class TrainingRun:
         losses, streams = [], []
         for i, trainer in enumerate(trainers):
             sample = getattr(trainer.dataset, "data", None if i else first_batch)
-            loss, fixed = trainer.pure_loss, ()
+            loss, values = trainer.pure_loss, None
             if sample is not None:
                 num_bytes, asked = self._check_loss(loss, sample)
                 step_bytes += num_bytes
                 if self.mesh is None and fits_on_device(trainer.dataset):
-                    fixed = row_values.fitting(asked, trainer.dataset)
-            losses.append(with_known_rows(loss, fixed) if fixed else loss)
+                    fixed, values = row_values.of_functions(asked, trainer.dataset)
+                    if fixed:
+                        loss = shared_with_known_rows(loss, fixed)
+            losses.append(loss)
             always = trainer.should_train is always_train
             is_active = None if always else trainer.should_train
-            streams.append(Stream(trainer.dataset, is_active, fixed))
+            streams.append(Stream(trainer.dataset, is_active, values))
 
         self.loop = shared_loop(
             tuple(losses),

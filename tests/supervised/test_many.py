@@ -104,6 +104,64 @@ def test_runs_on_their_own_data_train_as_alone(
         assert_same_run(many, run, alone)
 
 
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.slow
+def test_priors_of_each_run_are_computed_once_for_each_row(own: bool) -> None:
+    """Also where the functions themselves differ from run to run."""
+    computed: list[tuple[float, ...]] = []
+
+    def make_enn(hyper: Any) -> Any:
+        def prior_fn(x: Any) -> Any:
+            out = jax.numpy.sin(hyper["frequency"] * x)
+            jax.debug.callback(lambda *at: computed.append(at), hyper["frequency"], x)
+            return out
+
+        ensemble = networks.MLPEnsembleMatchedPrior([4, 3], num_ensemble=2)
+        priors = [prior_fn, jax.numpy.square]
+        return networks.EnnWithAdditivePrior(
+            ensemble, networks.combine_functions_choice_via_index(priors)
+        )
+
+    def make(hypers: Any, **kwargs: Any) -> supervised.ManyExperiments:
+        return supervised.ManyExperiments(
+            make_enn,
+            lambda *_: losses.average_single_index_loss(losses.XentLoss(3), 4),
+            lambda _: optax.sgd(0.1),
+            logger=MemoryLogger(),
+            init_x=make_data().x,
+            hypers={"frequency": hypers},
+            **kwargs,
+        )
+
+    frequencies = [1.0, 3.0, 10.0]
+
+    def datasets(wrap: Any) -> dict[str, Any]:
+        if own:
+            return {"datasets": [wrap(own_batches(run)) for run in range(3)]}
+        return {"dataset": wrap(make_batches())}
+
+    def met(frequency: float) -> list[float]:
+        """Returns the first features of rows that the prior was computed for."""
+        jax.effects_barrier()
+        batches = [x for at, x in computed if at == frequency]
+        return np.concatenate([x[:, 0] for x in batches]).tolist()
+
+    many = make(frequencies, **datasets(iter))
+    computed.clear()
+    for steps in (1, 6, 30):
+        many.train(steps)
+    for run, frequency in enumerate(frequencies):
+        rows = make_data(run, 8 + run).x if own else make_data().x
+        assert set(met(frequency)) == set(rows[:, 0].tolist())
+        # Blocks of 5 rows: those of the first batch, then the rest.
+        assert len(met(frequency)) <= 20
+    plain = make(frequencies, **datasets(itertools.chain))
+    computed.clear()
+    plain.train(37)
+    assert len(met(1.0)) >= 37 * 5
+    assert_close(many.state, plain.state)
+
+
 @pytest.mark.slow
 def test_given_inputs_leave_the_first_batch_to_training() -> None:
     many, alone = make_many(init_x=make_data().x), make_alone(1, init_x=make_data().x)

@@ -92,8 +92,8 @@ def _batches(data: ArrayBatch = DATA) -> Any:
 
 
 def _fixed(experiment: supervised.Experiment) -> int:
-    (stream,) = experiment._run._reader._streams
-    return len(stream.fixed)
+    (values,) = experiment._run._reader._values
+    return len(values.on_device()) if values else 0
 
 
 def _assert_same(one: supervised.Experiment, other: supervised.Experiment) -> None:
@@ -161,8 +161,10 @@ def test_rows_are_computed_when_they_are_first_met() -> None:
         return {"squares": inputs**2}
 
     numbers = np.arange(11.0, dtype=np.float32)[:, None]
-    batches = _batches(ArrayBatch(x=numbers, y=DATA.y))
-    values = row_values.RowValues((squares,), batches, jax.numpy.asarray(numbers))
+    data = ArrayBatch(x=jax.numpy.asarray(numbers), y=DATA.y)
+    _, make = row_values.of_functions([squares], _batches(data))
+    assert make is not None
+    values = make(data)
     values.learn(np.array([[3, 1, 5, 1]]))
     (known,) = values.on_device()
     expected = np.zeros((11, 1))
@@ -190,14 +192,17 @@ def test_only_rows_are_kept_and_memory_is_bounded(
     def of_the_batch(inputs: Any) -> Any:
         return inputs.sum()
 
-    batches = _batches()
-    assert row_values.fitting([of_the_batch, more], batches) == (more,)
+    def fitting(*fns: Any) -> tuple[int, ...]:
+        inputs = row_values.batch_inputs(DATA, 4)
+        return row_values.fitting(fns, inputs, num_rows=11)
+
+    assert fitting(of_the_batch, more) == (1,)
     monkeypatch.setattr(row_values, "MAX_BYTES", 11 * 4 * 4)
-    assert row_values.fitting([outputs, more], batches) == (outputs, more)
+    assert fitting(outputs, more) == (0, 1)
     monkeypatch.setattr(row_values, "MAX_BYTES", 11 * 4 * 4 - 1)
-    assert row_values.fitting([outputs, more], batches) == (outputs,)
+    assert fitting(outputs, more) == (0,)
     monkeypatch.setattr(row_values, "MAX_BYTES", 11 * 4 - 1)
-    assert row_values.fitting([outputs, more], batches) == ()
+    assert fitting(outputs, more) == ()
 
 
 def test_values_are_known_for_an_object_and_inside_only() -> None:
