@@ -55,7 +55,7 @@ _NUMBER = re.compile(_INTEGER.pattern + r"(\.\d+)?(e[+-]?\d+)?|-?inf|nan")
 _WORKER_SETTINGS = {
     "NPROC": "1",  # Threads of XLA's pool.
     "JAX_COMPILATION_CACHE_DIR": "~/.cache/jax",
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
 }
 
 

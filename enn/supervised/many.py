@@ -91,6 +91,8 @@ class ManyExperiments:
       make_loss: returns the loss for a network and hyperparameters.
       make_optimizer: returns the optimiser for hyperparameters.
       dataset: what all runs train on, as for `Experiment`: all see the same batches.
+        Without a mesh, prior functions are computed once for each row of arrays in
+        memory, if the values of all runs fit in 128 MiB.
       seeds: seed of the sequence of keys of each run; one seed serves all runs.
       hypers: a tree, usually a dict by name, of arrays `[num_runs, ...]`; the functions
         above get that of one run, `[...]`. May be left out where seeds or data are

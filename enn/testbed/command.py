@@ -235,18 +235,17 @@ def _option(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _run_tasks(
-    tasks: Sequence[dict[str, Any]], directory: str | pathlib.Path, workers: int
-) -> None:
-    executor = sweeps.local_executor(workers) if workers > 1 else None
-    sweeps.run_sweep(run_task, tasks, directory, executor=executor)
+def _executor(workers: int) -> contextlib.AbstractContextManager[Any]:
+    """Returns processes, or None for this one alone."""
+    return sweeps.local_executor(workers) if workers > 1 else contextlib.nullcontext()
 
 
 def _run(args: argparse.Namespace) -> None:
     options = dict(map(_option, args.option))
     worlds = _worlds(args.sweep, args.problem)
     tasks = make_tasks(args.agent, options, worlds, args.taus, args.stream)
-    _run_tasks(tasks, args.out, args.workers)
+    with _executor(args.workers) as executor:
+        sweeps.run_sweep(run_task, tasks, args.out, executor=executor)
     print(_table(args.out, args.normalize_by))
 
 
@@ -304,16 +303,17 @@ def _reproduce(args: argparse.Namespace) -> None:
         tasks = make_tasks(agent, options, worlds, args.taus, "default")
         all_tasks[label(agent, options)] = tasks
     table = ""
-    for name, tasks in all_tasks.items():
-        if not args.no_run:
-            print(name, flush=True)
-            _run_tasks(tasks, results, args.workers)
-        # After each agent, so that an unfinished reproduction has a table too.
-        rows = results_frame(results)
-        parsed = map(json.loads, rows.options)
-        rows["agent_name"] = list(map(label, rows.agent, parsed))
-        rows = rows[rows.agent_name.isin({"mlp", *all_tasks})]
-        table = write_comparison(rows, directory, len(worlds), args.name)
+    with _executor(1 if args.no_run else args.workers) as executor:
+        for name, tasks in all_tasks.items():
+            if not args.no_run:
+                print(name, flush=True)
+                sweeps.run_sweep(run_task, tasks, results, executor=executor)
+            # After each agent, so that an unfinished reproduction has a table too.
+            rows = results_frame(results)
+            parsed = map(json.loads, rows.options)
+            rows["agent_name"] = list(map(label, rows.agent, parsed))
+            rows = rows[rows.agent_name.isin({"mlp", *all_tasks})]
+            table = write_comparison(rows, directory, len(worlds), args.name)
     print(table)
 
 
@@ -371,7 +371,12 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--taus", type=int, nargs="+", default=[1, 10, 100])
     reproduce.add_argument("--sgmcmc-steps", type=int, default=500_000)
     reproduce.add_argument("--sweep", default="classification_2d")
-    reproduce.add_argument("--workers", type=int, default=1, help="processes")
+    reproduce.add_argument(
+        "--workers",
+        type=int,
+        default=min(os.cpu_count() or 1, 8),
+        help="processes, by default one a core and at most 8",
+    )
     reproduce.add_argument(
         "--no-run", action="store_true", help="draw what has been run so far"
     )

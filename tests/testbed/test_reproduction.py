@@ -12,6 +12,7 @@ from enn.testbed import command, reproduction
 from enn.testbed.problems import CLASSIFICATION_2D, SETTINGS
 
 WORLDS = CLASSIFICATION_2D[:210]
+REPRODUCE = ["reproduce", "--workers", "1", "--out"]
 
 
 def _kl(agent, problem_id, tau):
@@ -39,7 +40,7 @@ def _fake_task(task):
 @pytest.mark.slow
 def test_reproduction_is_run_resumed_and_drawn(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "run_task", _fake_task)
-    arguments = ["reproduce", "--out", str(tmp_path), "--agents", "mlp", "epinet"]
+    arguments = [*REPRODUCE, str(tmp_path), "--agents", "mlp", "epinet"]
     command.main(arguments)
     table = pd.read_csv(tmp_path / "reproduction.csv")
     assert list(table.tau) == [1, 1, 10, 10, 100, 100]
@@ -89,7 +90,7 @@ def test_an_unfinished_agent_is_compared_on_its_problems(tmp_path, monkeypatch):
     # A problem with few data: the plain mean over those of mlp would be smaller.
     command.main([*run, "epinet", "--problem", WORLDS[0]])
     arguments = ["--taus", "10", "--agents", "mlp", "epinet", "--no-run"]
-    command.main(["reproduce", "--out", str(tmp_path), *arguments])
+    command.main([*REPRODUCE, str(tmp_path), *arguments])
     table = pd.read_csv(tmp_path / "reproduction.csv").set_index("agent")
     assert table.num_problems["epinet"] == 1
     np.testing.assert_allclose(table.normalized_kl["epinet"], 0.5)
@@ -99,13 +100,13 @@ def test_agents_with_options_are_named_with_them(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "run_task", _fake_task)
     monkeypatch.setattr(command, "_worlds", lambda *_: WORLDS[:30])
     agents = ["--agents", "mlp", "epinet", 'epinet{"prior_scale": 1.0}', "--taus", "10"]
-    command.main(["reproduce", "--out", str(tmp_path), *agents])
+    command.main([*REPRODUCE, str(tmp_path), *agents])
     table = pd.read_csv(tmp_path / "reproduction.csv")
     names = {"mlp", "epinet", "epinet prior_scale=1.0"}
     assert set(table.agent) == names
     # The others' results stay in the folder, and out of another table of it.
     few = ["--agents", "epinet", "--taus", "10", "--no-run", "--name", "few"]
-    command.main(["reproduce", "--out", str(tmp_path), *few])
+    command.main([*REPRODUCE, str(tmp_path), *few])
     assert set(pd.read_csv(tmp_path / "few.csv").agent) == {"mlp", "epinet"}
     assert (tmp_path / "few.md").read_text() == (
         "| agent | worlds | τ = 10 | published | training, s | 1000 functions, s |\n"
@@ -125,7 +126,7 @@ def test_an_infinite_divergence_is_told_and_not_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "run_task", infinite)
     monkeypatch.setattr(command, "_worlds", lambda *_: WORLDS[:30])
     agents = ["--agents", "mlp", "epinet", "--taus", "10"]
-    command.main(["reproduce", "--out", str(tmp_path), *agents])
+    command.main([*REPRODUCE, str(tmp_path), *agents])
     table = pd.read_csv(tmp_path / "reproduction.csv").set_index("agent")
     assert table.normalized_kl["epinet"] == math.inf
     assert "| `epinet` | 30 | inf |" in (tmp_path / "reproduction.md").read_text()
@@ -133,7 +134,7 @@ def test_an_infinite_divergence_is_told_and_not_drawn(tmp_path, monkeypatch):
 
 def test_options_that_are_no_json_are_told_in_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        command.main(["reproduce", "--out", str(tmp_path), "--agents", "mlp{x"])
+        command.main([*REPRODUCE, str(tmp_path), "--agents", "mlp{x"])
     assert "is NAME{\"OPTION\": VALUE}, got 'mlp{x'" in capsys.readouterr().err
 
 
@@ -144,7 +145,7 @@ def test_a_shorter_chain_is_sgmcmc_all_the_same():
 def test_at_tau_1_nothing_is_published(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "run_task", _fake_task)
     arguments = ["--taus", "1", "--agents", "mlp", "epinet"]
-    command.main(["reproduce", "--out", str(tmp_path), *arguments])
+    command.main([*REPRODUCE, str(tmp_path), *arguments])
     table = pd.read_csv(tmp_path / "reproduction.csv")
     assert table.published.isna().all()
 
