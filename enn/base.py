@@ -48,8 +48,7 @@ class EpistemicIndexer(Protocol):
     ...     return jax.random.bernoulli(key).astype(int)
     >>> isinstance(coin, base.EpistemicIndexer)
     True
-    >>> draw = utils.make_batch_indexer(coin, 1000)
-    >>> round(float(draw(jax.random.key(0)).mean()), 1)
+    >>> round(float(utils.make_batch_indexer(coin, 1000)(jax.random.key(0)).mean()), 1)
     0.5
     """
 

@@ -78,15 +78,13 @@ def run_sweep(
     A task that fails does not stop the others, and is tried again by the next call.
     Ctrl-C cancels what has not begun.
 
-    >>> import tempfile
     >>> from enn import sweeps
     >>> def square(task):
     ...     return {"n": [0, 1], "square": [0, task["scale"]]}
-    >>> directory = tempfile.mkdtemp()
     >>> tasks = [{"scale": 2.5}, {"scale": 4.0}]
-    >>> len(sweeps.run_sweep(square, tasks, directory, progress=False))
+    >>> len(sweeps.run_sweep(square, tasks, "squares", progress=False))
     2
-    >>> sorted(sweeps.load(directory)["square"].tolist())
+    >>> sorted(sweeps.load("squares")["square"].tolist())
     [0.0, 0.0, 2.5, 4.0]
 
     Args:
@@ -156,9 +154,8 @@ def load(
     >>> from enn import sweeps
     >>> def run_one(task):
     ...     return {"n": [1, 2]}
-    >>> files = sweeps.run_sweep(
-    ...     run_one, [{"seed": 0}, {"seed": 1}], "out", progress=False
-    ... )
+    >>> tasks = [{"seed": 0}, {"seed": 1}]
+    >>> files = sweeps.run_sweep(run_one, tasks, "out", progress=False)
     >>> table = sweeps.load("out")
     >>> sorted(table["seed"].tolist()), sorted(table["n"].tolist())
     ([0, 0, 1, 1], [1, 1, 2, 2])

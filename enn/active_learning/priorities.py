@@ -238,12 +238,11 @@ def make_priority_fn_ctor(per_example_priority: PerExamplePriority) -> PriorityF
     """Returns a constructor of the priority function that scores each row by itself.
 
     >>> import jax, numpy as np
-    >>> from enn import active_learning, datasets
-    >>> def first_logit(logits, labels, key):
-    ...     return logits[0, :, 0]
-    >>> ctor = active_learning.make_priority_fn_ctor(first_logit)
+    >>> from enn.active_learning import make_priority_fn_ctor
+    >>> from enn.datasets import ArrayBatch
+    >>> ctor = make_priority_fn_ctor(lambda logits, labels, key: logits[0, :, 0])
     >>> priority_fn = ctor(lambda params, state, x: x[None])  # A network's forward pass
-    >>> batch = datasets.ArrayBatch(x=np.array([[1.0], [3.0]]), y=np.zeros([2, 1], int))
+    >>> batch = ArrayBatch(x=np.array([[1.0], [3.0]]), y=np.zeros([2, 1], int))
     >>> print(priority_fn({}, {}, batch, jax.random.key(0))[0])
     [1. 3.]
 

@@ -236,9 +236,8 @@ def make_conformal_classifier(
     >>> sets = calibration.make_conformal_classifier(logits, labels, 0.5, method="thr")
     >>> round(sets.quantile, 3)  # The third of the scores 0.25, 0.25, 0.25 and 0.75
     0.25
-    >>> print(sets(np.log([[[0.9, 0.1], [0.55, 0.45]]])))  # At least the top class
-    [[ True False]
-     [ True False]]
+    >>> sets(np.log([[[0.9, 0.1], [0.55, 0.45]]])).tolist()  # At least the top class
+    [[True, False], [True, False]]
 
     Args:
       logits: of rows that were neither trained on nor used to choose a temperature,

@@ -30,9 +30,8 @@ def register_constructor(constructor: Constructor) -> Constructor:
     >>> @checkpoints.register_constructor
     ... def make_small_ensemble(num_outputs):
     ...     return networks.MLPEnsembleMatchedPrior([8, num_outputs], num_ensemble=4)
-    >>> arguments = {"num_outputs": 2}
-    >>> enn = build({"constructor": "make_small_ensemble", "arguments": arguments})
-    >>> enn.indexer.num_ensemble
+    >>> config = {"constructor": "make_small_ensemble", "arguments": {"num_outputs": 2}}
+    >>> build(config).indexer.num_ensemble
     4
 
     Args:

@@ -27,10 +27,9 @@ class BatchIterator(Positioned, Iterator[base.ArrayBatch]):
     >>> from enn import datasets, utils
     >>> data = datasets.ArrayBatch(x=np.arange(4.0)[:, None], y=np.zeros(4))
     >>> batches = utils.make_batch_iterator(data, batch_size=2)
-    >>> position = batches.state()
-    >>> rows = next(batches).data_index.ravel().tolist()
+    >>> position, rows = batches.state(), next(batches).data_index
     >>> batches.restore(position)
-    >>> next(batches).data_index.ravel().tolist() == rows
+    >>> bool((next(batches).data_index == rows).all())
     True
 
     Attributes:

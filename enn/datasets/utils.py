@@ -184,11 +184,10 @@ class OverrideTrainDataset(base.DatasetWithTransform):
     """A data set to evaluate on with the training data of another.
 
     >>> from enn import datasets
-    >>> digits, clothes = datasets.Mnist(), datasets.FashionMnist()
-    >>> mixed = datasets.OverrideTrainDataset(digits, new_dataset=clothes)
+    >>> mixed = datasets.OverrideTrainDataset(datasets.Mnist(), datasets.FashionMnist())
     >>> mixed.new_dataset.hub_name, mixed.num_classes
     ('zalando-datasets/fashion_mnist', 10)
-    >>> datasets.OverrideTrainDataset(digits, new_dataset=datasets.Cifar100())
+    >>> datasets.OverrideTrainDataset(datasets.Mnist(), datasets.Cifar100())
     Traceback (most recent call last):
         ...
     ValueError: the data sets must have the same number of classes, got 10 and 100.

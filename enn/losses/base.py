@@ -318,13 +318,10 @@ def wrap_loss_as_loss_no_state(loss_fn: LossFnArray) -> LossFnNoState:
     >>> import jax, numpy as np
     >>> from enn import datasets, losses, networks
     >>> average = losses.average_single_index_loss(losses.L2Loss())
-    >>> loss_fn = losses.wrap_loss_as_loss_no_state(average)
-    >>> enn = networks.EnnNoState(
-    ...     lambda params, x, z: params * x, None, networks.PrngIndexer()
-    ... )
+    >>> keys, key = networks.PrngIndexer(), jax.random.key(0)
+    >>> enn = networks.EnnNoState(lambda params, x, z: params * x, None, keys)
     >>> batch = datasets.ArrayBatch(x=np.ones([3, 1]), y=np.zeros([3, 1]))
-    >>> loss, _ = loss_fn(enn, 2.0, batch, jax.random.key(0))
-    >>> float(loss)
+    >>> float(losses.wrap_loss_as_loss_no_state(average)(enn, 2.0, batch, key)[0])
     4.0
     """
 
@@ -372,14 +369,10 @@ def average_single_index_loss_no_state(
     >>> from enn import losses, networks
     >>> def single_loss(apply, params, batch, index):
     ...     return apply(params, batch, index), {}
-    >>> enn = networks.EnnNoState(
-    ...     lambda params, x, z: params * x, None, networks.PrngIndexer()
-    ... )
-    >>> loss_fn = losses.average_single_index_loss_no_state(
-    ...     single_loss, num_index_samples=3
-    ... )
-    >>> loss, _ = loss_fn(enn, 2.0, 3.0, jax.random.key(0))
-    >>> float(loss)
+    >>> keys, key = networks.PrngIndexer(), jax.random.key(0)
+    >>> enn = networks.EnnNoState(lambda params, x, z: params * x, None, keys)
+    >>> loss_fn = losses.average_single_index_loss_no_state(single_loss, 3)
+    >>> float(loss_fn(enn, 2.0, 3.0, key)[0])
     6.0
     """
     with_state = wrap_single_loss_no_state_as_single_loss(single_loss)

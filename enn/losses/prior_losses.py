@@ -87,12 +87,9 @@ def generate_batched_forward_at_data(
 
     >>> import jax, numpy as np
     >>> from enn import losses, networks
-    >>> enn = networks.EnnNoState(
-    ...     lambda params, x, z: x @ z, None, networks.SphereIndexer(2)
-    ... )
-    >>> out = losses.generate_batched_forward_at_data(
-    ...     3, np.eye(2), enn, {}, jax.random.key(0)
-    ... )
+    >>> sphere, key = networks.SphereIndexer(2), jax.random.key(0)
+    >>> enn = networks.EnnNoState(lambda params, x, z: x @ z, None, sphere)
+    >>> out = losses.generate_batched_forward_at_data(3, np.eye(2), enn, {}, key)
     >>> np.allclose((out**2).sum(axis=1), 2.0)  # ‖z‖² of three indices
     True
     """

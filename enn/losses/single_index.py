@@ -71,8 +71,7 @@ class L2Loss:
     ...     return x, state
     >>> x = np.array([[1.0], [2.0]])
     >>> batch = datasets.ArrayBatch(x=x, y=x**2)
-    >>> loss, _ = losses.L2Loss()(apply, {}, {}, batch, index=0)
-    >>> float(loss)  # (0² + 2²) / 2
+    >>> float(losses.L2Loss()(apply, {}, {}, batch, index=0)[0])  # (0² + 2²) / 2
     2.0
     """
 
@@ -344,10 +343,8 @@ class ElboLoss:
 
     >>> import numpy as np
     >>> from enn import datasets, losses
-    >>> elbo = losses.ElboLoss(
-    ...     losses.get_awgn_loglike_fn(sigma_w=1.0),
-    ...     lambda out, params, index: np.float32(0.25),
-    ... )
+    >>> likelihood = losses.get_awgn_loglike_fn(sigma_w=1.0)
+    >>> elbo = losses.ElboLoss(likelihood, lambda out, params, index: np.float32(0.25))
     >>> def apply(params, state, x, index):
     ...     return x, state
     >>> batch = datasets.ArrayBatch(x=np.zeros([1, 1]), y=np.array([[2.0]]))

@@ -168,9 +168,8 @@ def combine_single_index_losses_as_metric(
 
     >>> import numpy as np
     >>> from enn import datasets, losses
-    >>> loss_fn = losses.combine_single_index_losses_as_metric(
-    ...     losses.XentLoss(2), {"error": losses.AccuracyErrorLoss(2)}
-    ... )
+    >>> extra, xent = {"error": losses.AccuracyErrorLoss(2)}, losses.XentLoss(2)
+    >>> loss_fn = losses.combine_single_index_losses_as_metric(xent, extra)
     >>> def apply(params, state, x, index):
     ...     return x, state
     >>> batch = datasets.ArrayBatch(x=np.array([[1.0, 0.0]]), y=np.array([[1]]))
@@ -291,14 +290,11 @@ def combine_losses(
     >>> from enn import losses
     >>> def fit(enn, params, state, batch, key):
     ...     return 1.0, (state, {})
-    >>> def prior(enn, params, state, batch, key):
-    ...     return 2.0, (state, {})
-    >>> loss_fn = losses.combine_losses(
-    ...     [fit, losses.CombineLossConfig(prior, "prior", 0.1)]
-    ... )
+    >>> prior = losses.CombineLossConfig(fit, "prior", weight=0.1)
+    >>> loss_fn = losses.combine_losses([fit, prior])
     >>> loss, (_, metrics) = loss_fn(None, {}, {}, None, None)
     >>> float(loss), metrics
-    (1.2, {'loss_0:loss': 1.0, 'prior:loss': 2.0})
+    (1.1, {'loss_0:loss': 1.0, 'prior:loss': 1.0})
 
     Args:
       losses: terms of the sum; a bare loss at position i gets the name `loss_i` and

@@ -117,13 +117,11 @@ def get_log_likelihood_fn(bernoulli_decoder: bool) -> LogLikelihoodFn:
 
     >>> import numpy as np
     >>> from enn import datasets, losses, networks
-    >>> log_likelihood = losses.get_log_likelihood_fn(bernoulli_decoder=False)
+    >>> loglike = losses.get_log_likelihood_fn(bernoulli_decoder=False)
     >>> zeros = np.zeros([1, 1])
-    >>> out = networks.OutputWithPrior(
-    ...     zeros, extra={"out_mean": zeros, "out_log_var": zeros}
-    ... )
-    >>> batch = datasets.ArrayBatch(x=zeros, y=zeros)
-    >>> round(float(log_likelihood(out, batch)), 3)  # -½ log 2π
+    >>> moments = {"out_mean": zeros, "out_log_var": zeros}
+    >>> out = networks.OutputWithPrior(zeros, extra=moments)
+    >>> round(float(loglike(out, datasets.ArrayBatch(zeros, zeros))), 3)  # -½ log 2π
     -0.919
 
     Args:

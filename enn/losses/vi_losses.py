@@ -91,9 +91,8 @@ def get_sample_based_model_prior_kl_fn(
     >>> import numpy as np
     >>> from enn import losses, networks
     >>> kl = losses.get_sample_based_model_prior_kl_fn(num_samples=10, sigma_1=2.0)
-    >>> u = {"hyper_index": np.array([0.0])}
+    >>> u, w = {"hyper_index": np.zeros(1)}, np.log(np.expm1([1.0]))  # softplus(w) = 1
     >>> out = networks.OutputWithPrior(train=np.zeros([1, 1]), extra=u)
-    >>> w = np.log(np.expm1([1.0]))  # softplus(w) = 1
     >>> params = {"hyper": {"w": w, "b": np.array([0.0])}}
     >>> round(float(kl(out, params, None)), 3)  # log(2) / 10 where u = 0
     0.069
@@ -137,9 +136,7 @@ def get_analytical_diagonal_linear_model_prior_kl_fn(
 
     >>> import numpy as np
     >>> from enn import losses
-    >>> kl = losses.get_analytical_diagonal_linear_model_prior_kl_fn(
-    ...     num_samples=10, sigma_0=1.0
-    ... )
+    >>> kl = losses.get_analytical_diagonal_linear_model_prior_kl_fn(10, sigma_0=1.0)
     >>> w = np.log(np.expm1([1.0]))  # softplus(w) = 1
     >>> params = {"hyper": {"w": w, "b": np.array([2.0])}}
     >>> round(float(kl(None, params, None)), 3)  # ½ 2² / 10
@@ -222,9 +219,7 @@ def get_analytical_hyperflow_model_prior_kl_fn(
 
     >>> import numpy as np
     >>> from enn import losses, networks
-    >>> kl = losses.get_analytical_hyperflow_model_prior_kl_fn(
-    ...     num_samples=10, sigma_0=1.0
-    ... )
+    >>> kl = losses.get_analytical_hyperflow_model_prior_kl_fn(10, sigma_0=1.0)
     >>> sample = {"log_prob": np.array([0.0]), "latent": np.array([0.0])}
     >>> out = networks.OutputWithPrior(train=np.zeros([1, 1]), extra=sample)
     >>> round(float(kl(out, {}, None)), 3)  # ½ log(2π) / 10

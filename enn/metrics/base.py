@@ -60,8 +60,7 @@ class MetricsState(NamedTuple):
     >>> import numpy as np
     >>> from enn import metrics
     >>> accuracy = metrics.make_average_aggregator(metrics.make_accuracy_calculator())
-    >>> logits = np.array([[[2.0, 0.0]]])  # Predicts class 0.
-    >>> state = metrics.MetricsState()
+    >>> logits, state = np.array([[[2.0, 0.0]]]), metrics.MetricsState()  # Class 0
     >>> for label in [0, 1, 0, 0]:
     ...     state = accuracy(logits, np.array([[label]]), state)
     >>> float(state.value), int(state.count)

@@ -145,14 +145,11 @@ def reliability_diagram(bin_sums: BinSums) -> ReliabilityDiagram:
 
     >>> import numpy as np
     >>> from enn import metrics
-    >>> ece = metrics.ExpectedCalibrationError(num_bins=2)
-    >>> logits = np.log([[[0.75, 0.25]] * 4])
-    >>> state = ece(logits, np.array([[0], [0], [1], [1]]))
+    >>> logits, labels = np.log([[[0.75, 0.25]] * 4]), np.array([[0], [0], [1], [1]])
+    >>> state = metrics.ExpectedCalibrationError(num_bins=2)(logits, labels)
     >>> diagram = metrics.reliability_diagram(state.extra)
     >>> round(float(diagram.confidence[1]), 3), float(diagram.accuracy[1])
     (0.75, 0.5)
-    >>> print(diagram.counts)
-    [0 4]
 
     Args:
       bin_sums: `state.extra` of `ExpectedCalibrationError`, after one batch or many.

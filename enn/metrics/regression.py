@@ -122,11 +122,10 @@ def calculate_gaussian_joint_ll(
 
     >>> import numpy as np
     >>> from enn import metrics
-    >>> targets = np.array([[1.0], [1.0]])
-    >>> agrees = np.ones([1, 2, 1])
-    >>> shifted = np.array([[[0.0]] * 2, [[2.0]] * 2])
-    >>> for samples in agrees, shifted:
-    ...     round(float(metrics.calculate_gaussian_joint_ll(samples, targets, 1.0)), 3)
+    >>> agree, differ = np.ones([1, 2, 1]), np.array([[[0.0]] * 2, [[2.0]] * 2])
+    >>> for samples in agree, differ:
+    ...     ll = metrics.calculate_gaussian_joint_ll(samples, np.ones([2, 1]), 1.0)
+    ...     round(float(ll), 3)
     -1.838
     -2.838
 

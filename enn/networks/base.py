@@ -170,14 +170,12 @@ class EnnNoState:
 
     >>> import jax, numpy as np
     >>> from enn import networks
-    >>> enn = networks.EnnNoState(
-    ...     apply=lambda params, inputs, index: params * inputs + index,
-    ...     init=lambda key, inputs, index: 2.0,
-    ...     indexer=networks.EnsembleIndexer(3),
-    ... )
-    >>> x = np.array([[1.0]])
-    >>> params = enn.init(jax.random.key(0), x, 0)
-    >>> print(enn.apply(params, x, 2))
+    >>> def apply(params, inputs, index):
+    ...     return params * inputs + index
+    >>> members = networks.EnsembleIndexer(3)
+    >>> enn = networks.EnnNoState(apply, lambda key, inputs, index: 2.0, members)
+    >>> params = enn.init(jax.random.key(0), np.ones([1, 1]), 0)
+    >>> print(enn.apply(params, np.ones([1, 1]), 2))
     [[4.]]
     """
 

@@ -67,13 +67,11 @@ class MLPDropoutENN(EnnArray):
     >>> import jax, numpy as np
     >>> from enn import networks
     >>> enn = networks.MLPDropoutENN([50, 1], dropout_rate=0.5)
-    >>> x, key = np.ones([3, 2]), jax.random.key(0)
+    >>> x, key, other = np.ones([3, 2]), jax.random.key(0), jax.random.key(1)
     >>> params, state = enn.init(key, x, key)
-    >>> out, other = (enn.apply(params, state, x, jax.random.key(i))[0] for i in (1, 2))
-    >>> bool((out == out[:1]).all())  # Rows share a mask: one index is one function.
-    True
-    >>> bool((out == other).any())
-    False
+    >>> out, out2 = (enn.apply(params, state, x, index)[0] for index in (key, other))
+    >>> bool((out == out[:1]).all()), bool((out == out2).any())  # Rows share the masks.
+    (True, False)
 
     Args:
       output_sizes: width of every layer; the last is the number of outputs.

@@ -152,10 +152,8 @@ def predict_at_indices(
     ...     return inputs @ index[:, None], state
     >>> enn = base.EpistemicNetwork(apply, None, networks.GaussianIndexer(1))
     >>> x, indices = np.array([[1.0], [10.0]]), np.array([[2.0], [3.0], [4.0]])
-    >>> print(networks.predict_at_indices(enn, {}, {}, x, indices)[:, :, 0])
-    [[ 2. 20.]
-     [ 3. 30.]
-     [ 4. 40.]]
+    >>> networks.predict_at_indices(enn, {}, {}, x, indices)[:, :, 0].tolist()
+    [[2.0, 20.0], [3.0, 30.0], [4.0, 40.0]]
 
     Args:
       enn: the network to evaluate.

@@ -61,12 +61,10 @@ def hypermodel_module(
     >>> from enn import networks
     >>> net = hk.without_apply_rng(hk.transform(lambda x: hk.Linear(1)(x)))
     >>> x, z = np.ones([3, 2]), np.zeros(3)  # As many entries as parameters.
-    >>> module = networks.hypermodel_module(
-    ...     net, x, diagonal_linear_hyper=True, scale=False
-    ... )
-    >>> enn = networks.epistemic_network_from_module(
-    ...     module, networks.GaussianIndexer(3)
-    ... )
+    >>> diagonal = {"diagonal_linear_hyper": True, "scale": False}
+    >>> module = networks.hypermodel_module(net, x, **diagonal)
+    >>> gaussian = networks.GaussianIndexer(3)
+    >>> enn = networks.epistemic_network_from_module(module, gaussian)
     >>> out, _ = enn.apply(*enn.init(jax.random.key(0), x, z), x, z)
     >>> np.allclose(out, net.apply(net.init(jax.random.PRNGKey(0), x), x))  # θ(0) = b
     True
@@ -233,16 +231,13 @@ class PriorMLPIndependentLayers(EpistemicModule):
     entries than there are layers: then every layer sees all of it. Inputs are
     flattened. After Dwaracherla et al., 2020, https://arxiv.org/abs/2006.07464.
 
-    >>> import jax, numpy as np
+    >>> import haiku as hk, jax, numpy as np
     >>> from enn import networks
-    >>> def module():
-    ...     return networks.PriorMLPIndependentLayers([1], index_dim=4)
-    >>> enn = networks.epistemic_network_from_module(
-    ...     module, networks.GaussianIndexer(4)
-    ... )
-    >>> x, z = np.ones([3, 2]), np.array([1.0, 2.0, 3.0, 4.0])
-    >>> params, state = enn.init(jax.random.key(0), x, z)
-    >>> out, opposite = (enn.apply(params, state, x, index)[0] for index in (z, -z))
+    >>> def forward(x, z):
+    ...     return networks.PriorMLPIndependentLayers([1], index_dim=4)(x, z)
+    >>> net, x, z = hk.transform(forward), np.ones([3, 2]), np.arange(1.0, 5.0)
+    >>> params = net.init(jax.random.key(0), x, z)
+    >>> out, opposite = (net.apply(params, None, x, index) for index in (z, -z))
     >>> np.allclose(out, -opposite)  # A layer is linear in its part of the index.
     True
 

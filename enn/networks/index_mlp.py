@@ -38,9 +38,7 @@ class ConcatIndexMLP(EpistemicModule):
     >>> import haiku as hk, jax, numpy as np
     >>> from enn import networks
     >>> def forward(x, z):
-    ...     return networks.ConcatIndexMLP([4, 4, 1], index_dim=3, variance_dim=20)(
-    ...         x, z
-    ...     )
+    ...     return networks.ConcatIndexMLP([4, 4, 1], 3, variance_dim=20)(x, z)
     >>> init, x, z = hk.transform(forward).init, np.ones([3, 2]), np.ones(3)
     >>> params = jax.eval_shape(init, jax.random.key(0), x, z)
     >>> layers = [params[f"concat_index_mlp/linear{i}"] for i in ("", "_1")]

@@ -250,19 +250,13 @@ class ProjectedMLP(EpistemicModule):
     contracted with the index before it meets the hidden units: over many indices,
     both save most of the work.
 
-    >>> import jax, numpy as np
+    >>> import haiku as hk, jax, numpy as np
     >>> from enn import networks
-    >>> def module():
-    ...     return networks.ProjectedMLP(
-    ...         [4], final_out=1, index_dim=2, concat_index=False
-    ...     )
-    >>> enn = networks.epistemic_network_from_module(
-    ...     module, networks.GaussianIndexer(2)
-    ... )
-    >>> x, z = np.ones([3, 2]), np.array([1.0, -2.0])
-    >>> params, state = enn.init(jax.random.key(0), x, z)
-    >>> out, twice = (enn.apply(params, state, x, index)[0] for index in (z, 2 * z))
-    >>> np.allclose(2 * out, twice)  # g(x)ᵀ z is linear in z.
+    >>> def forward(x, z):  # g(x)ᵀ z is linear in z.
+    ...     return networks.ProjectedMLP([4], 1, index_dim=2, concat_index=False)(x, z)
+    >>> net, x = hk.without_apply_rng(hk.transform(forward)), np.ones([3, 2])
+    >>> z, params = np.array([1.0, -2.0]), net.init(jax.random.key(0), x, np.ones(2))
+    >>> np.allclose(2 * net.apply(params, x, z), net.apply(params, x, 2 * z))
     True
 
     Args:

@@ -97,11 +97,8 @@ def get_random_mlp_with_index(
 
     >>> import jax, numpy as np
     >>> from enn import networks
-    >>> x, z = np.ones([3, 2]), np.ones([5])
-    >>> key, sizes = jax.random.key(0), [1]
-    >>> prior_fn = networks.get_random_mlp_with_index(
-    ...     x, z, key, sizes, prior_bias_std=0
-    ... )
+    >>> x, z, key = np.ones([3, 2]), np.ones([5]), jax.random.key(0)
+    >>> prior_fn = networks.get_random_mlp_with_index(x, z, key, [1], prior_bias_std=0)
     >>> np.allclose(prior_fn(2 * x, 2 * z), 2 * prior_fn(x, z))  # A linear layer
     True
 

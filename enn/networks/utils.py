@@ -175,12 +175,10 @@ def epistemic_network_from_module(
     >>> class Projection(networks.EpistemicModule):  # f(x, z) = x·z
     ...     def __call__(self, inputs, index):
     ...         return inputs @ index[:, None]
-    >>> enn = networks.epistemic_network_from_module(
-    ...     Projection, networks.GaussianIndexer(2)
-    ... )
+    >>> gaussian = networks.GaussianIndexer(2)
+    >>> enn = networks.epistemic_network_from_module(Projection, gaussian)
     >>> x, z = np.array([[1.0, 2.0]]), np.array([3.0, 4.0])
-    >>> params, state = enn.init(jax.random.key(0), x, z)
-    >>> print(enn.apply(params, state, x, z)[0])
+    >>> print(enn.apply(*enn.init(jax.random.key(0), x, z), x, z)[0])
     [[11.]]
 
     Args:

@@ -75,14 +75,13 @@ def fit_linearised_laplace(
     block; otherwise the smallest of the eigenvalues may be too small by a percent.
 
     >>> import haiku as hk, jax, numpy as np
-    >>> from enn import datasets, networks, posteriors
+    >>> from enn import datasets, networks
+    >>> from enn.posteriors import fit_linearised_laplace
     >>> enn = networks.wrap_net_fn_as_enn(lambda x: hk.nets.MLP([4, 2])(x))
     >>> x = np.linspace(-1, 1, 12).reshape(6, 2).astype(np.float32)
     >>> data = datasets.ArrayBatch(x=x, y=np.array([[0], [1], [1], [0], [1], [0]]))
     >>> params, state = enn.init(jax.random.key(0), x, jax.random.key(0))
-    >>> posterior = posteriors.fit_linearised_laplace(
-    ...     enn, params, state, data, "categorical"
-    ... )
+    >>> posterior = fit_linearised_laplace(enn, params, state, data, "categorical")
     >>> posterior.params["linearised_laplace"]["factor"].shape
     (22, 22)
 

@@ -180,11 +180,8 @@ def track_samples(
 
     >>> import jax.numpy as jnp, optax
     >>> from enn import posteriors
-    >>> counter = posteriors.track_samples(
-    ...     optax.sgd(1.0), num_samples=3, every=2, burn_in=3
-    ... )
-    >>> params = jnp.array(0.0)
-    >>> state = counter.init(params)
+    >>> counter = posteriors.track_samples(optax.sgd(1.0), 3, every=2, burn_in=3)
+    >>> params, state = jnp.array(0.0), counter.init(jnp.array(0.0))
     >>> for _ in range(10):
     ...     updates, state = counter.update(jnp.array(-1.0), state, params)
     ...     params = optax.apply_updates(params, updates)

@@ -83,18 +83,13 @@ def make_ood_transformers(
     Numbers follow the original `enn`: the number of classes out of distribution is
     `int(fraction_ood_classes * num_classes)`, which rounds 0.29 * 100 down to 28.
 
-    >>> import grain, numpy as np
+    >>> import grain
     >>> from enn import datasets
-    >>> train, evaluation = datasets.make_ood_transformers(
-    ...     10, ood_proportion_in_train=0
-    ... )
-    >>> def example(label):
-    ...     return datasets.ArrayBatch(x=np.zeros(2), y=label)
-    >>> examples = grain.MapDataset.source(range(10)).map(example)
-    >>> len(train(examples))
-    8
-    >>> {name: len(transform(examples)) for name, transform in evaluation.items()}
-    {'eval': 10, 'eval_in_dist': 8, 'eval_out_dist': 2}
+    >>> rows = [datasets.ArrayBatch(x=label, y=label) for label in range(10)]
+    >>> train, tests = datasets.make_ood_transformers(10, ood_proportion_in_train=0)
+    >>> examples = grain.MapDataset.source(rows)
+    >>> len(train(examples)), {k: len(test(examples)) for k, test in tests.items()}
+    (8, {'eval': 10, 'eval_in_dist': 8, 'eval_out_dist': 2})
 
     Args:
       num_classes: number of classes.

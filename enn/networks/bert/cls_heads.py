@@ -51,10 +51,9 @@ def make_head_enn(
     >>> from enn.networks import bert
     >>> config = bert.AgentConfig(hiddens=[4], num_ensemble=3)
     >>> head = bert.make_head_enn("ensemble", num_classes=2, agent_config=config)
-    >>> features = np.ones([5, 8])  # Pooled outputs of BERT
-    >>> params, state = head.init(jax.random.key(0), features, 0)
-    >>> samples = [head.apply(params, state, features, k)[0] for k in range(3)]
-    >>> len({float(logits[0, 0]) for logits in samples})  # Three opinions
+    >>> h = np.ones([5, 8])  # Pooled outputs of BERT
+    >>> params, state = head.init(jax.random.key(0), h, 0)
+    >>> len({float(head.apply(params, state, h, k)[0][0, 0]) for k in range(3)})
     3
 
     Args:

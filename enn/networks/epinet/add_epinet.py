@@ -46,14 +46,10 @@ def add_epinet(
     >>> import haiku as hk, jax, numpy as np
     >>> from enn.networks import epinet
     >>> net = hk.without_apply_rng(hk.transform(lambda x: hk.nets.MLP([4, 2])(x)))
-    >>> x = np.ones([3, 5])
-    >>> params = net.init(jax.random.key(0), x)
-    >>> enn = epinet.add_epinet(
-    ...     net, params, features="mlp/~/linear_1", num_outputs=2
-    ... )
-    >>> index = enn.indexer(jax.random.key(1))
-    >>> epinet_params, state = enn.init(jax.random.key(2), x, index)
-    >>> mean, _ = enn.apply(epinet_params, state, x, 0 * index)
+    >>> x, z, key = np.ones([3, 5]), np.zeros(10), jax.random.key(0)
+    >>> params = net.init(key, x)  # Yours are trained.
+    >>> enn = epinet.add_epinet(net, params, features="mlp/~/linear_1", num_outputs=2)
+    >>> mean, _ = enn.apply(*enn.init(key, x, z), x, z)
     >>> np.allclose(mean.preds, net.apply(params, x))  # At index 0 the network itself
     True
 

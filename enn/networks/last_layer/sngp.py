@@ -193,22 +193,14 @@ def make_sngp_mlp_enn(
     >>> from enn import datasets, networks, posteriors
     >>> x, key = np.linspace(-1, 1, 10)[:, None], jax.random.key(0)
     >>> enn = networks.make_sngp_mlp_enn([20, 1], num_features=32)
-    >>> params, state = enn.init(key, x, key)
-    >>> evaluated = networks.make_sngp_mlp_enn([20, 1], 32, is_training=False)
-    >>> posterior = posteriors.fit_laplace(
-    ...     evaluated,
-    ...     params,
-    ...     state,
-    ...     datasets.ArrayBatch(x=x, y=np.sin(x)),
-    ...     "gaussian",
-    ...     structure="shared",
-    ...     last_layer="linear",
-    ...     bias=False,
-    ... )
-    >>> index = 0 * posterior.enn.indexer(key)  # The mean of the posterior
-    >>> mean, _ = posterior.enn.apply(posterior.params, posterior.state, x, index)
-    >>> out, _ = evaluated.apply(params, state, x, key)
-    >>> np.allclose(mean.preds, out.preds)
+    >>> params, state = enn.init(key, x, key)  # To be trained
+    >>> test_enn = networks.make_sngp_mlp_enn([20, 1], 32, is_training=False)
+    >>> data = datasets.ArrayBatch(x=x, y=np.sin(x))
+    >>> last = {"structure": "shared", "last_layer": "linear", "bias": False}
+    >>> sngp = posteriors.fit_laplace(test_enn, params, state, data, "gaussian", **last)
+    >>> mean_index = 0 * sngp.enn.indexer(key)
+    >>> mean, _ = sngp.enn.apply(sngp.params, sngp.state, x, mean_index)
+    >>> np.allclose(mean.preds, test_enn.apply(params, state, x, key)[0].preds)
     True
 
     This covariance (Φᵀ Φ + I)⁻¹ is that of the authors' code, for classification too,

@@ -155,14 +155,12 @@ def make_vbll_mlp_enn(
     >>> import jax, numpy as np
     >>> from enn import losses, networks
     >>> enn = networks.make_vbll_mlp_enn([4, 1])
-    >>> elbo = losses.ElboLoss(
-    ...     losses.get_last_layer_gaussian_loglike_fn(),
-    ...     losses.get_last_layer_kl_fn(num_samples=2),
-    ... )
-    >>> loss_fn = losses.average_single_index_loss(elbo, 1)  # To train with.
-    >>> key, x = jax.random.key(0), np.ones([2, 3])
-    >>> index = enn.indexer(key)
-    >>> out, _ = enn.apply(*enn.init(key, x, index), x, 0 * index)
+    >>> x, key = np.ones([2, 3]), jax.random.key(0)
+    >>> log_likelihood = losses.get_last_layer_gaussian_loglike_fn()
+    >>> kl = losses.get_last_layer_kl_fn(num_samples=2)
+    >>> loss = losses.average_single_index_loss(losses.ElboLoss(log_likelihood, kl), 1)
+    >>> z = 0 * enn.indexer(key)
+    >>> out, _ = enn.apply(*enn.init(key, x, z), x, z)
     >>> bool((out.preds == out.extra["last_layer_mean"]).all())  # z = 0: the mean
     True
 
