@@ -136,6 +136,15 @@ class CatMLPEnsembleGpPrior(EnnWithAdditivePrior):
     Prior functions: Osband et al., 2018, https://arxiv.org/abs/1806.03335; see
     `make_random_feat_gp`.
 
+    >>> import jax, numpy as np
+    >>> from enn import networks
+    >>> atoms, x = np.linspace(-1, 1, 5), np.ones([3, 2])
+    >>> sizes = {"input_dim": 2, "num_ensemble": 3, "num_feat": 5}
+    >>> enn = networks.CatMLPEnsembleGpPrior([1], atoms, **sizes)
+    >>> out, _ = enn.apply(*enn.init(jax.random.key(0), x, 0), x, 1)
+    >>> out.train.shape, out.preds.shape  # Logits over the atoms, expected values
+    ((3, 1, 5), (3, 1))
+
     Args:
       output_sizes: width of every layer; the last is the number of outputs.
       atoms: the values, `[num_atoms]`.

@@ -90,6 +90,14 @@ class EnsembleWithState(EnnArray):
 class Ensemble(EnnNoState):
     """Independent copies of a model without network state; see `EnsembleWithState`.
 
+    >>> import haiku as hk, jax, numpy as np
+    >>> from enn import networks
+    >>> model = hk.without_apply_rng(hk.transform(lambda x: hk.Linear(1)(x)))
+    >>> enn, x = networks.Ensemble(model, num_ensemble=3), np.ones([1, 2])
+    >>> params = enn.init(jax.random.key(0), x, 0)
+    >>> len({float(enn.apply(params, x, member)[0, 0]) for member in range(3)})
+    3
+
     Args:
       model: transformed function of inputs alone, without apply-rng.
       num_ensemble: number of members.

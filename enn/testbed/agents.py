@@ -182,6 +182,11 @@ class EnsembleConfig(VanillaEnsembleConfig):
 
     Osband et al., 2018, https://arxiv.org/abs/1806.03335.
 
+    >>> from enn import testbed
+    >>> config = testbed.get_paper_agent("ensemble+").default
+    >>> config == testbed.EnsembleConfig(), config.num_ensemble, config.prior_scale
+    (True, 100, 3.0)
+
     Further attributes:
       distribution: of bootstrap weights.
       prior_scale: scale of the prior functions.
@@ -432,6 +437,11 @@ class EpinetConfig:
     """An MLP with an epinet and an additive ensemble prior.
 
     Osband et al., 2021, https://arxiv.org/abs/2107.08924.
+
+    >>> from enn import testbed
+    >>> config = testbed.get_paper_agent("epinet").default
+    >>> config == testbed.EpinetConfig(), config.index_dim, config.prior_scale
+    (True, 8, 0.3)
 
     Attributes:
       index_dim: dimension of the index, and number of the prior's members.

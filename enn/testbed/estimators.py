@@ -286,6 +286,14 @@ class KmeansCluster:
 
     For `CategoricalClusterKL` (Osband et al., 2022, https://arxiv.org/abs/2110.04629).
 
+    >>> import jax, numpy as np
+    >>> from enn import testbed
+    >>> probits = np.repeat([1.0, -1.0], [3, 1])[:, None, None] * np.ones([2, 2])
+    >>> cluster, labels = testbed.KmeansCluster(num_centroids=2), np.array([[0], [1]])
+    >>> weights, _ = cluster(probits, labels, jax.random.key(0))
+    >>> sorted(weights.tolist())  # One sample of four differs.
+    [0.25, 0.75]
+
     Attributes:
       num_centroids: number of clusters.
       max_iter: number of iterations.
@@ -320,6 +328,14 @@ class JointLLCalculatorProjection:
     be large. `enn.metrics.calculate_joint_ll` is exact.
 
     Osband et al., 2022, https://arxiv.org/abs/2110.04629.
+
+    >>> import jax, numpy as np
+    >>> from enn import testbed
+    >>> clusters = testbed.RandomProjection(dimension=3)
+    >>> joint_ll = testbed.JointLLCalculatorProjection(clusters, 5.0, jax.random.key(0))
+    >>> logits, labels = np.zeros([10, 2, 2]), np.array([[0], [1]])
+    >>> round(float(joint_ll(logits, labels)), 3)  # 2 log ½
+    -1.386
     """
 
     def __init__(
@@ -395,5 +411,12 @@ def _clustered_log_likelihoods(
 
 
 def compute_discrete_kl(p: chex.Array, q: chex.Array) -> jax.Array:
-    """Returns Σ p (log p − log q); terms that are NaN, as of p = 0, count as 0."""
+    """Returns Σ p (log p − log q); terms that are NaN, as of p = 0, count as 0.
+
+    >>> import numpy as np
+    >>> from enn import testbed
+    >>> p, q = np.array([1.0, 0.0]), np.array([0.5, 0.5])
+    >>> round(float(testbed.compute_discrete_kl(p, q)), 4)  # log 2
+    0.6931
+    """
     return jnp.nansum(p * (jnp.log(p) - jnp.log(q)))

@@ -44,6 +44,11 @@ def gaussian_log_likelihood(err: Array, cov: Array) -> jax.Array:
 def optimized_gaussian_ll(err: Array) -> jax.Array:
     """Returns `gaussian_log_likelihood` at the mean square, which fits `err` best.
 
+    >>> import jax.numpy as jnp
+    >>> from enn import testbed
+    >>> round(float(testbed.optimized_gaussian_ll(jnp.array([[2.0]]))[0]), 4)  # At 2²
+    -2.1121
+
     Args:
       err: `[tau, 1]`.
     """

@@ -134,6 +134,13 @@ def make_weibull_sampler(input_dim: int) -> XGenerator:
 
     Distances are normal times a heavy-tailed Weibull radius, so that some points are
     near and some are far.
+
+    >>> import jax, numpy as np
+    >>> from enn import testbed
+    >>> x = testbed.make_weibull_sampler(2)(jax.random.PRNGKey(0), 100)
+    >>> distances = np.linalg.norm(x - x[:1], axis=1)
+    >>> bool(np.max(distances) > 10 * np.median(distances))
+    True
     """
     concentration = math.log10(math.log2(10))
     scale = 1 / math.log(10) ** (1 / concentration)
@@ -217,6 +224,15 @@ def make_filtered_gaussian_data(
     max_itr: int = 30,
 ) -> Data:
     """Draws normal inputs of which some classes are rarer than the truth has them.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from enn import testbed
+    >>> def truth(x):  # Class 0 where the first input is positive
+    ...     return jnp.stack([50 * x[:, 0], -50 * x[:, 0]], axis=1)
+    >>> key = jax.random.PRNGKey(0)
+    >>> data = testbed.make_filtered_gaussian_data(2, truth, 1.0, 0.5, 20, key)
+    >>> len(set(data.y.ravel().tolist()))  # One of two classes is rejected.
+    1
 
     Args:
       input_dim: number of inputs.

@@ -208,6 +208,13 @@ def join_metadata(df: Any) -> Any:
     """Returns the rows of known problems with the problems' settings.
 
     Columns of `df` that clash get the suffix `_agent`; `data_ratio` is N/D.
+
+    >>> import pandas as pd
+    >>> from enn import testbed
+    >>> df = pd.DataFrame({"problem_id": ["classification_2d/75"], "kl_estimate": [1]})
+    >>> row = testbed.join_metadata(df).iloc[0]
+    >>> int(row.num_train), float(row.temperature), float(row.data_ratio)
+    (10, 0.1, 5.0)
     """
     joined = df.merge(_metadata(), on="problem_id", suffixes=("_agent", ""))
     joined["raw_kl_estimate"] = joined.kl_estimate
@@ -305,6 +312,14 @@ def load_entries_csv(
 
 def combine_leaderboards(boards: Sequence[LeaderboardData]) -> LeaderboardData:
     """Returns the agents of all boards in one.
+
+    >>> from enn import testbed
+    >>> agent = testbed.AgentData(None, "mlp", 0.1, 1.0, True)
+    >>> board = testbed.LeaderboardData([agent], ["tau"])
+    >>> testbed.combine_leaderboards([board, board])
+    Traceback (most recent call last):
+        ...
+    ValueError: Agents must have different names; repeated: ['mlp'].
 
     Raises:
       ValueError: for two agents of one name.
