@@ -50,6 +50,7 @@ from enn.testbed.reproduction import (
 )
 
 _MOST = 15  # Problems of a task: half of those of one shape in the plane.
+_MOST_GROWTH = 3 * 2**28  # Bytes of compiled programs.
 
 
 def resolve_agent(name: str, options: dict[str, Any]) -> TestbedAgent:
@@ -121,7 +122,7 @@ def _run_task(task: dict[str, Any]) -> dict[str, list[Any]]:
 
 
 class _Memory:
-    """Forgets compiled programs once they take more than a gigabyte."""
+    """Forgets compiled programs once they take more than 768 MiB."""
 
     def __init__(self) -> None:
         self._bytes: int | None = None
@@ -133,7 +134,7 @@ class _Memory:
         """
         if self._bytes is None:
             self._bytes = _bytes_of_process()
-        if _bytes_of_process() - self._bytes > 2**30:
+        if _bytes_of_process() - self._bytes > _MOST_GROWTH:
             _agent_of_process.cache_clear()
             jax.clear_caches()
             gc.collect()
