@@ -97,14 +97,14 @@ def test_agents_and_sweeps_are_listed(capsys):
     assert "classification_2d (420)" in listed
 
 
-def test_programs_of_more_than_a_gigabyte_are_forgotten(monkeypatch):
-    held = iter([3e8, 3e8, 3e8 + 2**30, 4e8, 2e9, 4e8])
+def test_programs_of_more_than_768_mib_are_forgotten(monkeypatch):
+    held = iter([3e8, 3e8, 3e8 + 3 * 2**28, 4e8, 2e9, 4e8])
     cleared = []
     monkeypatch.setattr(command, "_bytes_of_process", lambda: next(held))
     monkeypatch.setattr(command.jax, "clear_caches", lambda: cleared.append(1))
     memory = command._Memory()
     memory.bound()  # The first call sets the start, 3e8.
-    memory.bound()  # A gigabyte more, no more than that.
+    memory.bound()  # 768 MiB more, no more than that.
     assert not cleared
     next(held)
     memory.bound()  # Above it: 4e8 are left.
