@@ -259,6 +259,14 @@ class TrainLoop:
 shared_loop = shared(TrainLoop)
 
 
+def batch_of(data: Any, batches: Any, slot: chex.Array | int) -> Any:
+    """Returns a batch of a chunk, of rows of `data` if it holds their numbers."""
+    batch = jax.tree.map(lambda leaf: leaf[slot], batches)
+    if data is None:
+        return batch
+    return jax.tree.map(lambda leaf: leaf.at[batch].get(mode="promise_in_bounds"), data)
+
+
 def train_chunk(
     updates: Sequence[Callable[..., Any]],
     unrolled: bool,
@@ -271,14 +279,6 @@ def train_chunk(
     last: chex.Array | int,
 ) -> tuple[TrainingState, chex.PRNGKey, list[dict[str, chex.Array]], chex.Array]:
     """Returns what `Trained` holds; see `TrainLoop` and `Chunk` for the arguments."""
-
-    def batch_of(t: int, slot: chex.Array | int) -> Any:
-        batch = jax.tree.map(lambda leaf: leaf[slot], batches[t])
-        if data[t] is None:
-            return batch
-        return jax.tree.map(
-            lambda leaf: leaf.at[batch].get(mode="promise_in_bounds"), data[t]
-        )
 
     def step(i: chex.Array | int, carry: Any) -> Any:
         state, key, metrics = carry
@@ -297,7 +297,7 @@ def train_chunk(
                 slot: chex.Array | int = slot,
             ) -> Any:
                 key, subkey = jax.random.split(key)
-                state, new = update(state, batch_of(t, slot), subkey)
+                state, new = update(state, batch_of(data[t], batches[t], slot), subkey)
                 return state, key, {k: metrics[k].at[i].set(new[k]) for k in metrics}
 
             operands = (state, key, metrics[t])
@@ -311,9 +311,8 @@ def train_chunk(
     def buffer(t: int, update: Callable[..., Any]) -> dict[str, chex.Array]:
         if batches[t] is None:
             return {}
-        _, metrics = jax.eval_shape(
-            update, state, jax.eval_shape(functools.partial(batch_of, t), 0), key
-        )
+        batch = jax.eval_shape(lambda: batch_of(data[t], batches[t], 0))
+        _, metrics = jax.eval_shape(update, state, batch, key)
         capacity = len(jax.tree.leaves(batches[t])[0])
         return {
             name: jnp.zeros((capacity, *value.shape), value.dtype)

@@ -15,12 +15,14 @@ from enn.losses.base import LossFnArray
 from enn.networks import forwarders
 from enn.networks.base import EnnArray, Output
 from enn.networks.indexers import draw_indices
+from enn.networks.many_indices.hoisting import after_shared_work
 from enn.supervised.base import check_network
 from enn.supervised.initial import check_optimizer
 from enn.supervised.loop import (
     PureLoss,
     TrainingState,
     all_finite,
+    batch_of,
     check_loss,
     check_over_indices,
     sgd_update,
@@ -123,7 +125,12 @@ class ManyPrograms:
                 fixed = _fixed(pure_loss, state, first, key, known)
                 pure_loss = with_known_rows(pure_loss, fixed)
                 data = data, values if own else own_values
-            update = jax.jit(functools.partial(sgd_update, pure_loss, optimizer))
+            step = functools.partial(sgd_update, pure_loss, optimizer)
+            # What the network, made in here, computes without the state, such as prior
+            # functions at inputs that stay, is done before the loop over steps.
+            example = state, batch_of(data, batch, 0), key
+            run = after_shared_work(lambda args: step(*args), example)
+            update = jax.jit(lambda *args: run(args))
             chunk = [data], [batch], [None]
             return train_chunk([update], False, state, key, *chunk, 0, num_steps)
 

@@ -163,6 +163,44 @@ def test_priors_of_each_run_are_computed_once_for_each_row(own: bool) -> None:
 
 
 @pytest.mark.slow
+def test_what_no_step_changes_is_computed_once_for_many_steps() -> None:
+    """Here the prior function at fixed inputs, of one run after the other."""
+    computed: list[Any] = []
+
+    def make_enn(hyper: Any) -> Any:
+        def prior_fn(x: Any, index: Any) -> Any:
+            out = jax.numpy.sin(hyper["frequency"] * x)
+            jax.debug.callback(lambda at: computed.append(at), hyper["frequency"])
+            return out
+
+        ensemble = networks.MLPEnsembleMatchedPrior([4, 3], num_ensemble=2)
+        return networks.EnnWithAdditivePrior(ensemble, prior_fn)
+
+    def make_loss(enn: Any, hyper: Any) -> Any:
+        loss = losses.average_single_index_loss(losses.XentLoss(3), 4)
+
+        def at_fixed(enn: Any, params: Any, state: Any, batch: Any, key: Any) -> Any:
+            return loss(enn, params, state, make_data(), key)
+
+        return at_fixed
+
+    many = supervised.ManyExperiments(
+        make_enn,
+        make_loss,
+        lambda _: optax.sgd(0.1),
+        (batch for batch in make_batches()),
+        logger=MemoryLogger(),
+        init_x=make_data().x,
+        hypers={"frequency": [1.0, 3.0]},
+    )
+    computed.clear()
+    many.train(400)
+    jax.effects_barrier()
+    assert set(map(float, computed)) == {1.0, 3.0}
+    assert len(computed) < 100  # Twice in each of a few dispatches, not in 400 steps.
+
+
+@pytest.mark.slow
 def test_given_inputs_leave_the_first_batch_to_training() -> None:
     many, alone = make_many(init_x=make_data().x), make_alone(1, init_x=make_data().x)
     many.train(4)
