@@ -29,7 +29,7 @@ from typing import Any
 import jax
 
 from enn import _extras, sweeps
-from enn.testbed.base import TestbedAgent, similar_ones
+from enn.testbed.base import TestbedAgent, TestbedProblem, similar_ones
 from enn.testbed.leaderboard import rank_rows
 from enn.testbed.many import equal_ones, groups_of_one_shape, train_many
 from enn.testbed.plots import plot_ranking
@@ -91,7 +91,7 @@ def _run_task(task: dict[str, Any]) -> dict[str, list[Any]]:
     is_regression = configs[0].prior_knowledge.num_classes == 1
     taus = [1] if is_regression else list(map(int, task["taus"].split()))
     agent = _agent_of_process(task["agent"], task["options"])
-    first = [problem_from_config(config, exact=True) for config in configs]
+    first = [_problem(config, task["stream"]) for config in configs]
     clock = _Clock()
     samplers = train_many(
         agent,
@@ -103,7 +103,7 @@ def _run_task(task: dict[str, Any]) -> dict[str, list[Any]]:
     rows = []
     for problem_id, config, sampler in zip(ids, configs, samplers, strict=True):
         for tau in taus:  # The same world, with the same training data.
-            judge = problem_from_config(_at_tau(config, tau), exact=True)
+            judge = _problem(_at_tau(config, tau), task["stream"])
             clock = _Clock()
             quality = judge.evaluate_quality(sampler)
             extra = dict(quality.extra or {})
@@ -173,6 +173,13 @@ class _Clock:
 def _agent_of_process(name: str, options: str) -> TestbedAgent:
     """Returns the agent, one for all tasks of it: they share compiled programs."""
     return resolve_agent(name, json.loads(options))
+
+
+@functools.lru_cache(maxsize=1024)
+def _problem(config: ProblemConfig, stream: str) -> TestbedProblem:
+    """Returns the problem of a configuration, one for all agents of this process."""
+    del stream
+    return problem_from_config(config, exact=True)
 
 
 def _at_tau(config: ProblemConfig, tau: int) -> ProblemConfig:
@@ -303,19 +310,19 @@ def _reproduce(args: argparse.Namespace) -> None:
         options |= agent_options(agent, args.sgmcmc_steps)
         tasks = make_tasks(agent, options, worlds, args.taus, "default")
         all_tasks[label(agent, options)] = tasks
-    table = ""
-    with _executor(1 if args.no_run else args.workers) as executor:
-        for name, tasks in all_tasks.items():
-            if not args.no_run:
-                print(name, flush=True)
+    try:
+        if not args.no_run:
+            # As one sweep: no process waits for the last task of an agent.
+            tasks = [task for tasks in all_tasks.values() for task in tasks]
+            with _executor(args.workers) as executor:
                 sweeps.run_sweep(run_task, tasks, results, executor=executor)
-            # After each agent, so that an unfinished reproduction has a table too.
+    finally:  # What failed or was interrupted has a table, too.
+        if args.no_run or any(results.glob("*.csv")):
             rows = results_frame(results)
-            parsed = map(json.loads, rows.options)
-            rows["agent_name"] = list(map(label, rows.agent, parsed))
+            options = map(json.loads, rows.options)
+            rows["agent_name"] = list(map(label, rows.agent, options))
             rows = rows[rows.agent_name.isin({"mlp", *all_tasks})]
-            table = write_comparison(rows, directory, len(worlds), args.name)
-    print(table)
+            print(write_comparison(rows, directory, len(worlds), args.name))
 
 
 def _agent_and_options(text: str) -> tuple[str, dict[str, Any]]:

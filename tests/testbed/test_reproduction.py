@@ -83,6 +83,24 @@ def test_the_paired_error_is_that_of_residuals_over_groups_of_seeds(kl, expected
     np.testing.assert_allclose(table.paired_stderr["mine"], expected)
 
 
+def test_what_failed_or_was_interrupted_leaves_a_table(tmp_path, monkeypatch):
+    def failing(task):
+        if task["agent"] == "epinet":
+            raise KeyboardInterrupt
+        return _fake_task(task)
+
+    monkeypatch.setattr(command, "run_task", failing)
+    monkeypatch.setattr(command, "_worlds", lambda *_: WORLDS[:30])
+    agents = ["--agents", "epinet", "mlp", "--taus", "10"]
+    with pytest.raises(KeyboardInterrupt):  # Before there is anything to draw.
+        command.main([*REPRODUCE, str(tmp_path / "none"), *agents])
+    assert not (tmp_path / "none" / "reproduction.csv").exists()
+    agents[1:3] = ["mlp", "epinet"]
+    with pytest.raises(KeyboardInterrupt):
+        command.main([*REPRODUCE, str(tmp_path), *agents])
+    assert list(pd.read_csv(tmp_path / "reproduction.csv").agent) == ["mlp"]
+
+
 def test_an_unfinished_agent_is_compared_on_its_problems(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "run_task", _fake_task)
     run = ["run", "--out", str(tmp_path / "problems"), "--taus", "10", "--agent"]
