@@ -121,7 +121,7 @@ class ManyPrograms:
             _, pure_loss, optimizer = self.parts(hyper)
             batch = own_batch if own else batch
             if known:
-                first = jax.tree.map(lambda leaf: leaf[batch[0]], data)
+                first = batch_of(data, batch, 0)
                 fixed = _fixed(pure_loss, state, first, key, known)
                 pure_loss = with_known_rows(pure_loss, fixed)
                 data = data, values if own else own_values
