@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.extend import core
 
 
@@ -92,15 +93,38 @@ def inputs_of(equation: Any) -> set[core.Var]:
 
 
 def _evaluate(equations: list[Any], values: dict[Any, Any]) -> None:
-    """Adds the values that the equations give to those of earlier ones."""
+    """Adds the values that the equations give to those of earlier ones.
+
+    Equal equations share their values: XLA does not see that two values which a loop
+    takes from outside are equal, and would compute all that follows from them twice.
+    """
+    seen: dict[Any, list[Any]] = {}
     for equation in equations:
         primitive = equation.primitive
         inputs = [_value(variable, values) for variable in equation.invars]
-        params = primitive.get_bind_params(equation.params)
-        outputs = primitive.bind(*inputs, **params)
-        if not primitive.multiple_results:
-            outputs = [outputs]
-        values.update(zip(equation.outvars, outputs, strict=True))
+        key = _key(equation, inputs)
+        if key is None or key not in seen:
+            params = primitive.get_bind_params(equation.params)
+            outputs = primitive.bind(*inputs, **params)
+            seen[key] = outputs if primitive.multiple_results else [outputs]
+        values.update(zip(equation.outvars, seen[key], strict=True))
+
+
+def _key(equation: Any, inputs: list[Any]) -> Any:
+    """Returns what equal equations have in common, or None if that cannot be told."""
+    of_inputs = [
+        (str(atom.aval), np.asarray(value).tobytes())
+        if isinstance(atom, core.Literal)
+        else id(value)
+        for atom, value in zip(equation.invars, inputs, strict=True)
+    ]
+    params = tuple(sorted(equation.params.items()))
+    key = (equation.primitive, params, tuple(of_inputs))
+    try:
+        hash(key)
+    except TypeError:
+        return None
+    return None if equation.effects else key
 
 
 def _value(variable: Any, values: dict[Any, Any]) -> Any:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from enn.networks.many_indices.hoisting import after_shared_work
 from enn.networks.many_indices.index_map import map_indices
 
 X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
@@ -42,6 +43,19 @@ def test_work_without_the_index_is_done_before_the_loop() -> None:
     assert " sin" not in body
     # One layout of the weights, and one of each block's product with them.
     assert (str(jaxpr).count(" transpose"), body.count(" transpose")) == (2, 1)
+
+
+def test_equal_work_before_the_loop_is_done_once() -> None:
+    def fn(z: jax.Array) -> jax.Array:
+        twice = [jnp.tanh(jnp.sin(X)).T @ jnp.sum(X, 1) for _ in range(2)]
+        return z.sum() * (twice[0] - 2 * twice[1] + jnp.cos(X).T @ jnp.sum(X, 1))
+
+    traced = jax.make_jaxpr(lambda z: after_shared_work(fn, z)(z))(INDICES[0])
+    counts = {name: str(traced).count(f" {name}") for name in ("sin", "cos", "dot_gen")}
+    assert counts == {"sin": 1, "cos": 1, "dot_gen": 2}
+    np.testing.assert_allclose(
+        after_shared_work(fn, INDICES[0])(INDICES[1]), fn(INDICES[1]), 1e-5
+    )
 
 
 def test_random_keys_as_indices() -> None:
