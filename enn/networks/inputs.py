@@ -1,6 +1,7 @@
 """What goes into a network: checked inputs, sizes and functions, parameters."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
 
 from enn import _checks, _sharding
 
@@ -143,15 +146,61 @@ def init_once(init: Callable[..., Any], *args: Any) -> Any:
     """Returns `init(*args)`, compiled: only the parameters are computed.
 
     On CPU it is compiled without optimisation. It runs once, and optimising random
-    number generation takes ten times as long as all the rest. Inside `jax.jit` and
-    other transformations it is just called.
+    number generation takes ten times as long as all the rest. Networks that are made
+    anew with the same sizes, as in every run of a sweep, share the compiled program.
+    Inside `jax.jit` and other transformations it is just called.
     """
     if not _checks.is_concrete(*jax.tree.leaves(args)):
         return init(*args)
+    with _sharding.off_mesh():
+        args = _sharding.untyped(args)
+        traced, shapes = jax.make_jaxpr(init, return_shape=True)(*args)
+        run = _compiled(_Equations(traced.jaxpr))
+        leaves = run(traced.consts, *jax.tree.leaves(args))
+    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+
+class _Equations:
+    """Equations that are equal if all that they compute is."""
+
+    def __init__(self, jaxpr: core.Jaxpr):
+        self.jaxpr = jaxpr
+        self.content = str(jaxpr), *_not_in_text(jaxpr)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Equations) and self.content == other.content
+
+    def __hash__(self) -> int:
+        return hash(self.content)
+
+
+def _not_in_text(jaxpr: core.Jaxpr) -> Iterator[Any]:
+    """Yields what the text of equations leaves out."""
+    for equation in jaxpr.eqns:
+        yield repr(equation.ctx)  # Such as the mesh and the random stream.
+        if "callback" in equation.primitive.name:  # A function that Python runs.
+            yield object()
+        for param in jax.tree.leaves(equation.params, is_leaf=_is_jaxpr):
+            if isinstance(param, core.ClosedJaxpr):
+                for constant in param.consts:
+                    is_key = jnp.issubdtype(constant.dtype, jax.dtypes.prng_key)
+                    yield object() if is_key else np.asarray(constant).tobytes()
+                param = param.jaxpr
+            if isinstance(param, core.Jaxpr):
+                yield from _not_in_text(param)
+
+
+def _is_jaxpr(param: Any) -> bool:
+    return isinstance(param, core.Jaxpr | core.ClosedJaxpr)
+
+
+@functools.lru_cache(128)
+def _compiled(equations: _Equations) -> Callable[..., list[jax.Array]]:
+    """Returns the function `(constants, *inputs)` that computes the equations."""
     on_cpu = jax.default_backend() == "cpu"
     options: dict[str, Any] = {"xla_backend_optimization_level": 0} if on_cpu else {}
-    with _sharding.off_mesh():
-        return jax.jit(init, compiler_options=options)(*_sharding.untyped(args))
+    evaluate = functools.partial(jax.core.eval_jaxpr, equations.jaxpr)
+    return jax.jit(evaluate, compiler_options=options)
 
 
 @contextlib.contextmanager
