@@ -75,7 +75,8 @@ class ManyExperiments:
     >>> [bool((prior == 0).all()) for prior in out.prior]
     [True, False, False]
 
-    A mesh of devices trains runs side by side, each on one device.
+    A mesh of devices trains runs side by side, each on one device; without one, the
+    processors of a CPU do, each a share of the runs.
 
     Attributes:
       num_runs: number of runs.
@@ -111,7 +112,7 @@ class ManyExperiments:
         which is then not trained on.
       mesh: devices that share the runs, all of this process; their number divides that
         of the runs. By default one does it all.
-      runs_at_once: how many runs a device steps together, as one batched operation,
+      runs_at_once: how many runs are stepped together, as one batched operation,
         before it goes on to the next ones: few keep a small memory and stay in the
         cache of a CPU, many keep a GPU busy. By default 1 on a CPU, else all.
 

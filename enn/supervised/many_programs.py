@@ -1,12 +1,15 @@
 """The compiled functions of many runs, with hyperparameters among their arguments."""
 
+import concurrent.futures
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import PartitionSpec
 
@@ -39,7 +42,8 @@ class ManyPrograms:
     """Functions of all runs; see `ManyExperiments` for the arguments.
 
     Each runs device by device, then group by group of `runs_at_once`, so that what one
-    run needs stays in the cache of a CPU while it makes its steps.
+    run needs stays in the cache of a CPU while it makes its steps. `train` gives every
+    processor of a CPU a share of the runs; XLA would divide small operations.
     """
 
     def __init__(
@@ -53,7 +57,8 @@ class ManyPrograms:
         self._make = make_enn, make_loss, make_optimizer
         self._mesh, self._runs_at_once = mesh, runs_at_once
         self.init = jax.jit(self._init, static_argnames="own")
-        self.train = jax.jit(self._train, static_argnames=("own", "known"))
+        self._train_share = jax.jit(self._train, static_argnames=("own", "known"))
+        self._join = jax.jit(_join, static_argnames="num_runs")
         self.row_values = jax.jit(self._row_values, static_argnames="known")
         self.predict = jax.jit(self._predict)
         self.sample = jax.jit(self._sample, static_argnames="num")
@@ -102,6 +107,36 @@ class ManyPrograms:
         own_inputs, given = (inputs, None) if own else (None, inputs)
         return self._over_runs(init, (hypers, keys, own_inputs), given)
 
+    def train(
+        self,
+        hypers: Hyper,
+        state: TrainingState,
+        keys: chex.PRNGKey,
+        *chunk: Any,
+        own: bool,
+        known: tuple[int, ...] = (),
+    ) -> Any:
+        """Trains on a chunk, of which `data` holds `known` row values if there are.
+
+        Returns:
+          State, keys, metrics of each step, and whether all was finite, of every run.
+        """
+        num_runs = len(keys)
+        num_shares = min(_num_processors(), -(-num_runs // self._runs_at_once))
+        args, static = (hypers, state, keys, *chunk), {"own": own, "known": known}
+        if self._mesh is not None or num_shares == 1:
+            return self._train_share(*args, **static)
+        # All shares have one size, and one program: the last run fills up the last one.
+        size = -(-num_runs // num_shares)
+        runs = np.minimum(np.arange(num_shares * size), num_runs - 1)
+        shares = runs.reshape(num_shares, size)
+        # A thread for each, as JAX runs what one thread starts in order. It is compiled
+        # in this one, whose configuration other threads do not have.
+        train = self._train_share.lower(*args, shares[0], **static).compile()
+        with concurrent.futures.ThreadPoolExecutor(num_shares) as threads:
+            trained = list(threads.map(lambda share: train(*args, share), shares))
+        return self._join(trained, num_runs=num_runs)
+
     def _train(
         self,
         hypers: Hyper,
@@ -110,10 +145,12 @@ class ManyPrograms:
         data: Any,
         batch: Any,
         num_steps: chex.Array,
+        share: chex.Array | None = None,
+        *,
         own: bool,
-        known: tuple[int, ...] = (),
+        known: tuple[int, ...],
     ) -> Any:
-        """Trains on a chunk, of which `data` holds `known` row values if there are."""
+        """Trains the runs numbered by `share`, or all."""
 
         def train(run: Any, given: Any) -> Any:
             hyper, state, key, own_batch, own_values = run
@@ -147,6 +184,8 @@ class ManyPrograms:
             )
             values = None
         mapped = hypers, state, keys, own_batch, own_values
+        if share is not None:
+            mapped = jax.tree.map(lambda leaf: leaf[share], mapped)
         return self._over_runs(train, mapped, (data, values, batch, num_steps))
 
     def _row_values(
@@ -200,6 +239,22 @@ class ManyPrograms:
 
 
 many_programs = shared(ManyPrograms)
+
+
+def _num_processors() -> int:
+    """Returns how many threads XLA runs programs on: on other devices than a CPU, one.
+
+    XLA too takes the variable `NPROC` and the processors that the process may use.
+    """
+    if jax.default_backend() != "cpu":
+        return 1
+    usable = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
+    return int(os.environ.get("NPROC", 0)) or len(usable(0))
+
+
+def _join(shares: list[Any], num_runs: int) -> Any:
+    """Returns arrays `[num_runs, ...]` for those of shares, which may hold more."""
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts)[:num_runs], *shares)
 
 
 def _fixed(

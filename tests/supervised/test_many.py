@@ -286,6 +286,24 @@ def test_a_save_of_other_hyperparameters_is_refused(tmp_path: pathlib.Path) -> N
         other.train(1, save_dir=tmp_path)
 
 
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.slow
+def test_any_number_of_processors_gives_the_same_runs(
+    own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def state(num_processors: int) -> Any:
+        monkeypatch.setenv("NPROC", str(num_processors))
+        data = {"datasets": list(map(own_batches, RUNS))} if own else {}
+        many = make_many(None if own else make_batches(), **data)
+        many.train(12)
+        rows = [list(row.values()) for row in many.logger.rows]
+        return many.state, [[v for v in row if not isinstance(v, str)] for row in rows]
+
+    one = state(1)
+    for num_processors in (2, 3, 16):  # 3: two runs each, the last ones twice.
+        assert_close(state(num_processors), one)
+
+
 @pytest.mark.slow
 def test_one_run_that_diverges_changes_no_other() -> None:
     rates = [*HYPERS["learning_rate"][:3], np.inf]
@@ -299,14 +317,17 @@ def test_one_run_that_diverges_changes_no_other() -> None:
 
 
 @pytest.mark.slow
-def test_experiments_of_the_same_functions_compile_once() -> None:
+def test_experiments_of_the_same_functions_compile_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NPROC", "1")
     many = make_many()
     many.train(3)
     again = make_many(make_batches(3), seeds=[5, 6, 7, 8])
-    before = many._program.train._cache_size()
+    before = many._program._train_share._cache_size()
     again.train(200)
     assert again._program is many._program
-    assert many._program.train._cache_size() == before
+    assert many._program._train_share._cache_size() == before
 
 
 def test_a_data_set_that_ends_stops_after_its_last_batch() -> None:
