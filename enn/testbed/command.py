@@ -30,6 +30,7 @@ import jax
 
 from enn import _extras, sweeps
 from enn.testbed.base import TestbedAgent, TestbedProblem, similar_ones
+from enn.testbed.estimators import AtManyTaus
 from enn.testbed.leaderboard import rank_rows
 from enn.testbed.many import equal_ones, groups_of_one_shape, train_many
 from enn.testbed.plots import plot_ranking
@@ -102,6 +103,7 @@ def _run_task(task: dict[str, Any]) -> dict[str, list[Any]]:
     train_seconds = clock.seconds("train", len(ids))
     rows = []
     for problem_id, config, sampler in zip(ids, configs, samplers, strict=True):
+        sampler = AtManyTaus(sampler)
         for tau in taus:  # The same world, with the same training data.
             judge = _problem(_at_tau(config, tau), task["stream"])
             clock = _Clock()
@@ -134,14 +136,20 @@ class _Memory:
         """
         if self._bytes is None:
             self._bytes = _bytes_of_process()
-        if _bytes_of_process() - self._bytes > _MOST_GROWTH:
-            _agent_of_process.cache_clear()
-            jax.clear_caches()
-            gc.collect()
+        if self._has_grown():
             # Compilation leaves holes in the memory, which glibc, not musl, would keep.
             trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)
             trim(0)
-            self._bytes = _bytes_of_process()
+            if self._has_grown():
+                _agent_of_process.cache_clear()
+                jax.clear_caches()
+                gc.collect()
+                trim(0)
+                self._bytes = _bytes_of_process()
+
+    def _has_grown(self) -> bool:
+        assert self._bytes is not None
+        return _bytes_of_process() - self._bytes > _MOST_GROWTH
 
 
 _MEMORY = _Memory()

@@ -1,5 +1,7 @@
 """Estimates of KL divergence, beside closed forms and numbers of the specification."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from jax.scipy.stats import norm
 
 from enn import metrics, testbed
-from enn.testbed.estimators import log_sum_prod, sample_logits
+from enn.testbed.estimators import AtManyTaus, log_sum_prod, sample_logits
 
 LABELS = (jnp.arange(12) % 2)[:, None]
 PROBITS = jax.random.normal(jax.random.PRNGKey(7), [50, 12, 2])
@@ -63,6 +65,38 @@ def _config(tau, num_test_seeds=20, num_enn_samples=100):
 
 def _uniform(x, key):
     return jnp.zeros([len(x), 2])
+
+
+class _Counted:
+    """Linear functions, and on how many rows each has been evaluated."""
+
+    num_rows = 0
+
+    def sample_many(self, x, keys):
+        self.num_rows += len(x)
+        weights = jax.vmap(lambda key: jax.random.normal(key, [2, 2]))(keys)
+        return jnp.asarray(x) @ weights
+
+
+@pytest.mark.parametrize("published", [False, True])
+@pytest.mark.slow
+def test_rows_of_many_taus_are_evaluated_once(published):
+    stream = testbed.published_stream() if published else contextlib.nullcontext()
+    once, plain = _Counted(), _Counted()
+    judged = AtManyTaus(once)
+    estimator = testbed.CategoricalKLSampledXSampledY(5, 30, KEY)
+    other_keys = testbed.CategoricalKLSampledXSampledY(5, 30, jax.random.PRNGKey(4))
+    cases = [(1, estimator), (3, estimator), (7, estimator), (7, other_keys)]
+    counts = []
+    with stream:
+        for tau, kl in cases:
+            data = testbed.problem_from_config(_config(tau)).data_sampler
+            before = once.num_rows
+            expected = kl(plain, data).kl_estimate
+            np.testing.assert_allclose(kl(judged, data).kl_estimate, expected, 1e-5)
+            counts.append(once.num_rows - before)
+    # Test batches of the former stream do not begin with the same rows.
+    assert counts == ([5, 15, 35, 35] if published else [5, 10, 20, 35])
 
 
 @pytest.mark.slow
