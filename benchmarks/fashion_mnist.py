@@ -336,13 +336,16 @@ def main() -> None:
     run.add_argument("--source", default="/usr/share/datasets/fashion-mnist")
     run.add_argument("--sizes", type=int, nargs="+", default=list(STEPS), choices=STEPS)
     run.add_argument("--seeds", type=int, default=3)
+    run.add_argument("--workers", type=int, default=1, help="processes of one thread")
     report = commands.add_parser("report", help="print a table of the results so far")
     report.add_argument("results")
     report.add_argument("--picture", help="draw them too, into this file")
     args = parser.parse_args()
     if args.command == "run":
         one = functools.partial(run_one, source=args.source)
-        sweeps.run_sweep(one, make_tasks(args.sizes, args.seeds), args.results)
+        tasks = make_tasks(args.sizes, args.seeds)
+        with sweeps.local_executor(args.workers) as executor:
+            sweeps.run_sweep(one, tasks, args.results, executor=executor)
         return
     print(make_table(args.results))
     if args.picture:
