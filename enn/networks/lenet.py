@@ -1,10 +1,12 @@
 """LeNet-5, and an ensemble of them."""
 
+import functools
 from collections.abc import Sequence
 
 import chex
 import haiku as hk
 import jax
+import jax.numpy as jnp
 
 from enn import _checks
 from enn.networks.base import Output, OutputWithPrior
@@ -65,12 +67,29 @@ class LeNet5(hk.Module):
         out = as_images(inputs)
         for conv in self.convs:
             out = jax.nn.relu(conv(out))
-            out = hk.max_pool(out, (2, 2, 1), (2, 2, 1), "SAME")
+            out = _max_pool(out)
         out = jax.nn.relu(self.linear(hk.Flatten()(out)))
         logits = self.logits(out)
         if not self.expose_hidden:
             return logits
         return OutputWithPrior(logits, extra={"final_out": out})
+
+
+def _max_pool(images: jax.Array) -> jax.Array:
+    """Returns the largest of every 2 × 2 pixels, as `hk.max_pool` does.
+
+    Its gradient, too, goes to the first of equal ones. XLA scatters that of windows in
+    ten times the time on a CPU, a fifth of a training step of LeNet.
+    """
+    height, width = images.shape[1:3]
+    padding = [(0, 0), (0, height % 2), (0, width % 2), (0, 0)]
+    images = jnp.pad(images, padding, constant_values=-jnp.inf)
+    pixels = [images[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
+    return functools.reduce(_first_largest, pixels)
+
+
+def _first_largest(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.where((a >= b) | jnp.isnan(a), a, b)
 
 
 class EnsembleLeNet5ENN(EnsembleWithState):

@@ -1,10 +1,12 @@
 import logging
 
+import haiku as hk
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from enn.networks.lenet import EnsembleLeNet5ENN
+from enn.networks.lenet import EnsembleLeNet5ENN, _max_pool
 from tests.support import cost, fast, golden
 
 IMAGES = golden.normal(2, 8, 8, 3)
@@ -87,3 +89,27 @@ def test_last_hidden_layer_is_what_the_logits_are_made_of() -> None:
     assert out.extra["final_out"].shape == (2, 84)
     expected = out.extra["final_out"] @ layer["w"] + layer["b"][None]
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.strict
+@pytest.mark.parametrize("size", [(6, 4), (7, 3), (1, 1)])
+def test_pooling_and_its_gradient_are_those_of_windows(size: tuple[int, int]) -> None:
+    draw = np.random.default_rng(0)
+    # Few values: most windows have several largest ones, of which the first counts.
+    images = jnp.asarray(draw.integers(-1, 2, (5, *size, 3)), jnp.float32)
+
+    def windows(images: jax.Array) -> jax.Array:
+        return hk.max_pool(images, (2, 2, 1), (2, 2, 1), "SAME")
+
+    pooled, gradient = jax.vjp(_max_pool, images)
+    expected, expected_gradient = jax.vjp(windows, images)
+    np.testing.assert_array_equal(pooled, expected)
+    cotangent = jnp.asarray(draw.normal(size=pooled.shape), jnp.float32)
+    np.testing.assert_array_equal(gradient(cotangent)[0], expected_gradient(cotangent)[0])
+
+
+@pytest.mark.parametrize("position", range(4))
+def test_pooling_does_not_hide_nan(position: int) -> None:
+    image = np.zeros(4, np.float32)
+    image[position] = np.nan
+    assert np.isnan(_max_pool(jnp.asarray(image.reshape(1, 2, 2, 1))))
