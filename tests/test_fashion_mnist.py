@@ -77,15 +77,37 @@ def test_every_method_runs_goes_on_and_is_reported(
         [name, "2" if name == "lenet" else "1"] for name in methods
     ]
     rows = sweeps.load(results)
-    accuracies = rows["accuracy"][rows["agent"] == "lenet"]
+    accuracies = rows["accuracy"][rows["method"] == "lenet"]
     error = abs(accuracies[0] - accuracies[1]) / 2  # √(½ Δ²) / √2
     assert lines[2][3] == f"{accuracies.mean():.3f} ± {error:.3f}"
     assert (tmp_path / "new" / "a.png").stat().st_size > 1000
 
-    num_params = dict(zip(rows["agent"], rows["num_params"], strict=True))
+    num_params = dict(zip(rows["method"], rows["num_params"], strict=True))
     assert num_params["dropout"] == num_params["lenet"]
     assert num_params["ensemble-2-priors"] == 4 * num_params["lenet"]
     assert 0 < num_params["epinet"] - num_params["lenet"] < 0.2 * num_params["lenet"]
+
+
+def test_smaller_ensembles_are_the_first_members(
+    benchmark, source, monkeypatch
+) -> None:
+    monkeypatch.setattr(benchmark, "BATCH_SIZE", 8)
+    monkeypatch.setattr(benchmark, "load_digits", lambda: random_images(20, (28, 28)))
+    monkeypatch.setattr(benchmark, "PARTS", {"ensemble-3": (2, 3)})
+    names = {"ensemble-2": "two", "ensemble-3": "three"}
+    monkeypatch.setattr(benchmark, "METHODS", names)
+    monkeypatch.setattr(benchmark, "STEPS", {40: 2})
+    (task,) = benchmark.make_tasks([40], 1)
+    assert task["agent"] == "ensemble-3"
+    together = benchmark.run_one(task, str(source))
+    assert together["method"] == ["ensemble-2", "ensemble-3"]
+    monkeypatch.setattr(benchmark, "PARTS", {})
+    for i, agent in enumerate(together["method"]):
+        alone = benchmark.run_one(task | {"agent": agent}, str(source))
+        for name in ("accuracy", "marginal_nll", "joint_nll_100", "auroc", "num_params"):
+            np.testing.assert_allclose(together[name][i], alone[name][0], rtol=1e-4)
+    seconds = together["train_seconds"]
+    assert seconds[0] == pytest.approx(seconds[1] * 2 / 3)
 
 
 def test_scores_are_those_of_other_implementations(benchmark):
