@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import pathlib
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from enn.testbed import command, reproduction
 from enn.testbed.problems import CLASSIFICATION_2D, SETTINGS
 
 WORLDS = CLASSIFICATION_2D[:210]
+TABLES = pathlib.Path(__file__).parents[2] / "docs" / "testbed"
 REPRODUCE = ["reproduce", "--workers", "1", "--out"]
 
 
@@ -201,3 +203,18 @@ def test_tasks_deal_out_all_settings():
 def test_without_the_mlp_there_is_nothing_to_compare_with():
     with pytest.raises(ValueError, match="compared with 'mlp'"):
         reproduction.compare(pd.DataFrame({"agent_name": ["bbb"]}), 210)
+
+
+@pytest.mark.parametrize("name", ["reproduction", "posteriors"])
+def test_the_published_tables_are_those_of_their_worlds(name):
+    rows = pd.read_csv(TABLES / "worlds.csv.gz")
+    assert not rows.duplicated(["agent_name", "problem", "tau"]).any()
+    for agent, worlds in rows.groupby("agent_name"):
+        assert set(worlds.problem) == set(WORLDS), agent
+    expected = reproduction.compare(rows, len(WORLDS)).set_index(["tau", "agent"])
+    table = pd.read_csv(TABLES / f"{name}.csv").set_index(["tau", "agent"])
+    shared = table.index.intersection(expected.index)
+    assert set(table.index) - set(shared) == {(tau, "sgmcmc") for tau in (1, 10, 100)}
+    pd.testing.assert_frame_equal(
+        table.loc[shared], expected.loc[shared], rtol=1e-4, atol=2e-6
+    )
