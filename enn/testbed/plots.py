@@ -176,19 +176,17 @@ def plot_ranking(
     """
     if not rankings:
         raise ValueError("rankings must have a table for at least one tau.")
-    names = list(list(rankings.values())[-1]["agent_name"])
-    names += [
-        name
-        for table in rankings.values()
-        for name in table["agent_name"]
-        if name not in names
-    ]
-    figure, grid = make_figure(1, len(rankings), (1.5 + 3.5 * len(rankings), 4))
+    tables = list(rankings.values())
+    in_order = [name for table in (tables[-1], *tables) for name in table["agent_name"]]
+    names = list(dict.fromkeys(in_order))
+    size = (2.5 + 2.5 * len(rankings), 1 + 0.35 * len(names))
+    figure, grid = make_figure(1, len(rankings), size)
+    shown: list[Any] = []
     for axes, (tau, table) in zip(grid[0], rankings.items(), strict=True):
-        axes.bar(
+        axes.barh(
             [names.index(name) for name in table["agent_name"]],
             table["normalized_kl"],
-            yerr=table["normalized_stderr"],
+            xerr=table["normalized_stderr"],
             color="tab:blue",
             alpha=0.8,
             capsize=3,
@@ -196,15 +194,17 @@ def plot_ranking(
         marks = (published or {}).get(tau, {})
         marks = {names.index(name): kl for name, kl in marks.items() if name in names}
         if marks:
-            axes.plot(
-                list(marks), list(marks.values()), "D", color="black", mfc="white"
+            shown += axes.plot(
+                list(marks.values()), list(marks), "D", color="black", mfc="white"
             )
-            axes.lines[-1].set_label("published")
-            axes.legend(frameon=False)
-        axes.set(title=f"tau = {tau}", xticks=range(len(names)))
-        axes.set_xticklabels(names, rotation=60, ha="right")
+        axes.set(title=f"tau = {tau}", xlabel="normalised KL", yticks=range(len(names)))
+        axes.set_yticklabels([])
+        axes.set_ylim(len(names) - 0.4, -0.6)  # The best one comes first.
         axes.spines[["top", "right"]].set_visible(False)
-    grid[0, 0].set_ylabel("normalised KL")
+    if shown:
+        place = "outside lower left"
+        figure.legend(shown[:1], ["published"], loc=place, frameon=False)
+    grid[0, 0].set_yticklabels([name.replace(" ", "\n", 1) for name in names])
     return figure
 
 

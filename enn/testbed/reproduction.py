@@ -201,7 +201,7 @@ def write_comparison(
         }
     figure = plot_ranking(rankings, published)
     for axes in figure.axes:  # Much worse agents run out of the picture.
-        axes.set_ylim(0, min(axes.get_ylim()[1], _MOST_SHOWN))
+        axes.set_xlim(0, min(axes.get_xlim()[1], _MOST_SHOWN))
     figure.savefig(directory / f"{name}.png", dpi=100)
     shown = table[[*table.columns[:3], *table.columns[4:9], *_SECONDS]].round(3)
     return shown.to_string(index=False)

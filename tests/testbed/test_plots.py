@@ -208,27 +208,29 @@ def ranking(**kls):
 
 
 def test_ranking_has_bars_errors_and_published_values():
-    tables = {1: ranking(b=0.9, a=1.0, c=1.1), 10: ranking(a=0.6, b=0.8)}
+    tables = {1: ranking(b=0.9, a=1.0, c=1.1, d=1.2), 5: ranking(c=1.0)}
+    tables[10] = ranking(a=0.6, b=0.8)
     figure = plots.plot_ranking(tables, {10: {"b": 0.75, "unknown": 2.0}})
-    one, ten = figure.axes
-    assert [tick.get_text() for tick in ten.get_xticklabels()] == ["a", "b", "c"]
+    one, five, ten = figure.axes
+    assert [tick.get_text() for tick in one.get_yticklabels()] == ["a", "b", "c", "d"]
+    assert one.get_ylim() == ten.get_ylim() == (3.6, -0.6)  # "a" is at the top.
 
-    def heights(axes):
+    def lengths(axes):
         bars = axes.containers[-1]
         return {
-            round(bar.get_x() + bar.get_width() / 2): bar.get_height() for bar in bars
+            round(bar.get_y() + bar.get_height() / 2): bar.get_width() for bar in bars
         }
 
-    assert heights(one) == {1: 0.9, 0: 1.0, 2: 1.1}
-    assert heights(ten) == {0: 0.6, 1: 0.8}
+    assert lengths(one) == {1: 0.9, 0: 1.0, 2: 1.1, 3: 1.2}
+    assert lengths(five) == {2: 1.0}
+    assert lengths(ten) == {0: 0.6, 1: 0.8}
     (segments,) = (container.lines[2][0] for container in [ten.containers[0]])
-    ends = [segment[:, 1] for segment in segments.get_segments()]
+    ends = [segment[:, 0] for segment in segments.get_segments()]
     np.testing.assert_allclose(ends, [[0.59, 0.61], [0.78, 0.82]])
-    assert [line.get_label() for line in ten.lines if line.get_marker() == "D"] == [
-        "published"
-    ]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["published"]
     (marks,) = [line for line in ten.lines if line.get_marker() == "D"]
-    np.testing.assert_array_equal(marks.get_xydata(), [[1, 0.75]])
+    np.testing.assert_array_equal(marks.get_xydata(), [[0.75, 1]])
     assert not [line for line in one.lines if line.get_marker() == "D"]
     assert (one.get_title(), ten.get_title()) == ("tau = 1", "tau = 10")
     with pytest.raises(ValueError, match="at least one tau"):
