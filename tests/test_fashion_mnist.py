@@ -104,7 +104,13 @@ def test_smaller_ensembles_are_the_first_members(
     monkeypatch.setattr(benchmark, "PARTS", {})
     for i, agent in enumerate(together["method"]):
         alone = benchmark.run_one(task | {"agent": agent}, str(source))
-        for name in ("accuracy", "marginal_nll", "joint_nll_100", "auroc", "num_params"):
+        for name in (
+            "accuracy",
+            "marginal_nll",
+            "joint_nll_100",
+            "auroc",
+            "num_params",
+        ):
             np.testing.assert_allclose(together[name][i], alone[name][0], rtol=1e-4)
     seconds = together["train_seconds"]
     assert seconds[0] == pytest.approx(seconds[1] * 2 / 3)

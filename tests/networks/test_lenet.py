@@ -105,7 +105,9 @@ def test_pooling_and_its_gradient_are_those_of_windows(size: tuple[int, int]) ->
     expected, expected_gradient = jax.vjp(windows, images)
     np.testing.assert_array_equal(pooled, expected)
     cotangent = jnp.asarray(draw.normal(size=pooled.shape), jnp.float32)
-    np.testing.assert_array_equal(gradient(cotangent)[0], expected_gradient(cotangent)[0])
+    np.testing.assert_array_equal(
+        gradient(cotangent)[0], expected_gradient(cotangent)[0]
+    )
 
 
 @pytest.mark.parametrize("position", range(4))
