@@ -237,12 +237,13 @@ def run_one(task: Mapping[str, Any], source: str) -> dict[str, list[Any]]:
         "num_params": trained.num_params,
     }
     logits, unseen = predict(trained, images), predict(trained, load_digits())
-    rows: list[dict[str, Any]] = []
+    measured = []
     for method, share in shares_of(task["agent"]).items():
         num = round(share * len(logits))
-        rows.append({"method": method} | measure(logits[:num], unseen[:num], labels))
-        rows[-1] |= {name: share * value for name, value in whole.items()}
-    return {name: [row[name] for row in rows] for name in rows[0]}
+        scores = measure(logits[:num], unseen[:num], labels)
+        costs = {name: share * value for name, value in whole.items()}
+        measured.append({"method": method} | scores | costs)
+    return {name: [row[name] for row in measured] for name in measured[0]}
 
 
 def measure(

@@ -27,6 +27,8 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "fashion_mnist", module)
     spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "BATCH_SIZE", 8)
+    monkeypatch.setattr(module, "load_digits", lambda: random_images(20, (28, 28)))
     return module
 
 
@@ -51,8 +53,6 @@ def test_every_method_runs_goes_on_and_is_reported(
     methods = ["lenet", "dropout", "epinet", "ensemble-2-priors"]
     monkeypatch.setattr(benchmark, "METHODS", {name: name for name in methods})
     monkeypatch.setattr(benchmark, "STEPS", {40: 2})
-    monkeypatch.setattr(benchmark, "BATCH_SIZE", 8)
-    monkeypatch.setattr(benchmark, "load_digits", lambda: random_images(20, (28, 28)))
     results = tmp_path / "results"
 
     def call(*arguments: str) -> str:
@@ -91,8 +91,6 @@ def test_every_method_runs_goes_on_and_is_reported(
 def test_smaller_ensembles_are_the_first_members(
     benchmark, source, monkeypatch
 ) -> None:
-    monkeypatch.setattr(benchmark, "BATCH_SIZE", 8)
-    monkeypatch.setattr(benchmark, "load_digits", lambda: random_images(20, (28, 28)))
     monkeypatch.setattr(benchmark, "PARTS", {"ensemble-3": (2, 3)})
     names = {"ensemble-2": "two", "ensemble-3": "three"}
     monkeypatch.setattr(benchmark, "METHODS", names)

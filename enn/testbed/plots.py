@@ -197,14 +197,14 @@ def plot_ranking(
             shown += axes.plot(
                 list(marks.values()), list(marks), "D", color="black", mfc="white"
             )
-        axes.set(title=f"tau = {tau}", xlabel="normalised KL", yticks=range(len(names)))
-        axes.set_yticklabels([])
-        axes.set_ylim(len(names) - 0.4, -0.6)  # The best one comes first.
+        axes.set(title=f"tau = {tau}", xlabel="normalised KL")
         axes.spines[["top", "right"]].set_visible(False)
     if shown:
         place = "outside lower left"
         figure.legend(shown[:1], ["published"], loc=place, frameon=False)
-    grid[0, 0].set_yticklabels([name.replace(" ", "\n", 1) for name in names])
+    labels = [name.replace(" ", "\n", 1) for name in names]
+    grid[0, 0].set_yticks(range(len(names)), labels)  # Panels share their axes.
+    grid[0, 0].set_ylim(len(names) - 0.4, -0.6)  # The best one comes first.
     return figure
 
 
