@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import optax
 
 from enn import _checks
-from enn.posteriors.noise import normal
+from enn.posteriors.noise import normal, split
 
 
 class Preconditioner(NamedTuple):
@@ -237,7 +237,7 @@ def _langevin(
                 grads, preconditioner_state
             )
         leaves, structure = jax.tree.flatten(grads)
-        key, *keys = jax.random.split(key, 1 + len(leaves))
+        key, *keys = split(key, 1 + len(leaves))
 
         def new_momentum(
             g: jax.Array, mass: Any, key: chex.PRNGKey, m: Any = 0.0
