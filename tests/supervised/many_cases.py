@@ -65,11 +65,15 @@ def make_many(dataset: Any = None, **kwargs: Any) -> supervised.ManyExperiments:
     if dataset is None and "datasets" not in kwargs:
         dataset = make_batches()
     return supervised.ManyExperiments(
-        make_enn,
-        make_loss,
-        make_optimizer,
-        dataset,
-        **{"seeds": SEEDS, "hypers": HYPERS, "logger": MemoryLogger()}
+        make_enn=make_enn,
+        make_loss=make_loss,
+        dataset=dataset,
+        **{
+            "make_optimizer": make_optimizer,
+            "seeds": SEEDS,
+            "hypers": HYPERS,
+            "logger": MemoryLogger(),
+        }
         | {"train_log_freq": 1, "eval_datasets": {"test": make_batches(9)}}
         | EVALUATION
         | kwargs,
