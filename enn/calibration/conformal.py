@@ -84,11 +84,14 @@ def aps_scores(probs: chex.Array, uniforms: chex.Array | None = None) -> np.ndar
 
     Args:
       probs: class probabilities, `[batch, num_classes]`.
-      uniforms: u in [0, 1), one a row, `[batch]`, so that sets remain the first classes
+      uniforms: u in [0, 1], one a row, `[batch]`, so that sets remain the first classes
         of a ranking; 0 if left out, and sets are then larger than they need be.
 
     Returns:
       `[batch, num_classes]`, a score for each class if it were the label.
+
+    Raises:
+      ValueError: if a shape is wrong, or a uniform number out of range.
     """
     return raps_scores(probs, penalty=0.0, uniforms=uniforms)
 
@@ -120,19 +123,22 @@ def raps_scores(
       `[batch, num_classes]`, a score for each class if it were the label.
 
     Raises:
-      ValueError: if `penalty` or `k_reg` is negative, or a shape is wrong.
+      ValueError: if `penalty` or `k_reg` is negative, a shape is wrong, or a uniform
+        number out of range.
     """
-    if not penalty >= 0:
-        raise ValueError(f"penalty must be >= 0, got {penalty}.")
-    _checks.non_negative_int("k_reg", k_reg)
+    _check_penalty(penalty, k_reg)
     probs = _as_probs(probs)
     order = np.argsort(-probs, axis=-1, kind="stable")
     total = np.cumsum(np.take_along_axis(probs, order, axis=-1), axis=-1)
+    total /= total[:, -1:]  # Rounding, too, must not part the last class from 1.
     rank = np.argsort(order, axis=-1)
     scores = np.take_along_axis(total, rank, axis=-1)
     if uniforms is not None:
+        uniforms = np.asarray(uniforms, float)
         _checks.shape("uniforms", uniforms, probs.shape[:1], "[batch]")
-        scores -= np.asarray(uniforms, float)[:, None] * probs
+        if not ((uniforms >= 0) & (uniforms <= 1)).all():
+            raise ValueError("uniforms must be in [0, 1].")
+        scores -= uniforms[:, None] * probs
     return scores + penalty * np.maximum(rank + 1 - k_reg, 0)
 
 
@@ -180,6 +186,8 @@ class ConformalClassifier:
       allow_empty: whether sets may be empty; otherwise they hold the top class.
       penalty: of `raps_scores`.
       k_reg: of `raps_scores`.
+      num_classes: number of classes of the calibration; None if any will do.
+      is_random: whether the scores of the calibration were drawn with a key.
     """
 
     quantile: float
@@ -187,6 +195,8 @@ class ConformalClassifier:
     allow_empty: bool
     penalty: float
     k_reg: int
+    num_classes: int | None = None
+    is_random: bool = False
 
     def __call__(
         self, logits: chex.Array, key: chex.PRNGKey | None = None
@@ -197,8 +207,21 @@ class ConformalClassifier:
           logits: `[num_enn_samples, batch, num_classes]`.
           key: draws one uniform number a row for `"aps"` and `"raps"`, to be given if,
             and only if, it was given in the calibration.
+
+        Raises:
+          ValueError: for another number of classes than in the calibration, or a key
+            too many or too few.
         """
         probs = _marginal_probs(logits)
+        if self.num_classes not in (None, probs.shape[1]):
+            raise ValueError(
+                f"logits must be of {self.num_classes} classes, as in the calibration, "
+                f"got {probs.shape[1]}."
+            )
+        if self.method != "thr" and (key is not None) != self.is_random:
+            raise ValueError(
+                "key must be given if, and only if, it was given in the calibration."
+            )
         sets = self.scores(probs, key) <= self.quantile
         if self.allow_empty:
             return sets
@@ -257,10 +280,13 @@ def make_conformal_classifier(
         `k_reg`, no rows, or labels out of range.
     """
     _checks.one_of("method", method, ("thr", "aps", "raps"))
+    _check_penalty(penalty, k_reg)
     check_not_empty("logits", logits)
     probs = _marginal_probs(logits)
     classes = np.asarray(check_integer_labels(labels, *probs.shape))
-    uncalibrated = ConformalClassifier(math.inf, method, allow_empty, penalty, k_reg)
+    uncalibrated = ConformalClassifier(
+        math.inf, method, allow_empty, penalty, k_reg, probs.shape[1], key is not None
+    )
     scores = uncalibrated.scores(probs, key)[np.arange(len(probs)), classes]
     quantile = conformal_quantile(scores, alpha)
     return dataclasses.replace(uncalibrated, quantile=quantile)
@@ -280,6 +306,9 @@ class ConformalInterval:
 
     def __call__(self, samples: chex.Array) -> tuple[np.ndarray, np.ndarray]:
         """Returns lower and upper ends, `[batch, 1]` each.
+
+        Where samples are too wide, a negative quantile moves the ends together, and an
+        interval narrower than that is empty: its upper end is below the lower one.
 
         Args:
           samples: `[num_enn_samples, batch, 1]`.
@@ -330,6 +359,12 @@ def _ends(samples: chex.Array, alpha: float) -> tuple[np.ndarray, np.ndarray]:
 def _check_alpha(alpha: float) -> None:
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must be in (0, 1), got {alpha}.")
+
+
+def _check_penalty(penalty: float, k_reg: int) -> None:
+    if not penalty >= 0:
+        raise ValueError(f"penalty must be >= 0, got {penalty}.")
+    _checks.non_negative_int("k_reg", k_reg)
 
 
 def _as_probs(probs: chex.Array) -> np.ndarray:

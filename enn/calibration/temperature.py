@@ -1,5 +1,7 @@
 """Temperature scaling: one number that makes a classifier as sure as it should be."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -34,25 +36,33 @@ def fit_temperature(logits: chex.Array, labels: chex.Array, tau: int = 1) -> flo
 
     Raises:
       TypeError: unless the labels are integers.
-      ValueError: if a label is out of range, a shape is wrong, or there are fewer rows
-        than `tau`; if no temperature in the range is best: with all labels predicted
-        right it is too low, with predictions no better than chance too high.
+      ValueError: if a logit is not finite, a label is out of range, a shape is wrong,
+        or there are fewer rows than `tau`; if no temperature in the range is best: with
+        all labels predicted right it is too low, with predictions no better than chance
+        too high.
     """
     joint_nll = make_nll_joint_calculator(tau)
     logits = at_least_float32(logits)
+    if not jnp.isfinite(logits).all():
+        raise ValueError("logits must be finite.")
 
-    def nll(log_temperature: jax.Array) -> jax.Array:
+    def nll(log_temperature: jax.Array, logits: jax.Array) -> jax.Array:
         return jnp.asarray(joint_nll(logits / jnp.exp(log_temperature), labels))
 
     grid = jnp.linspace(jnp.log(_LEAST), jnp.log(_MOST), _GRID_SIZE, dtype=logits.dtype)
-    best = int(jnp.argmin(jax.lax.map(nll, grid)))
-    slope = jax.jit(jax.grad(nll))
+    # Logits are an argument: as a constant, XLA would compute with them as it compiles.
+    values = jax.jit(lambda grid, x: jax.lax.map(lambda t: nll(t, x), grid))
+    best = int(jnp.argmin(values(grid, logits)))
+    slope = functools.partial(jax.jit(jax.grad(nll)), logits=logits)
     if best in (0, _GRID_SIZE - 1) or not (
         slope(grid[best - 1]) < 0 < slope(grid[best + 1])
     ):
-        reason = (
-            "are all right" if best < _GRID_SIZE / 2 else "are no better than chance"
-        )
+        if slope(grid[0]) == slope(grid[-1]) == 0:
+            reason = "are equally likely at all of them"
+        elif best < _GRID_SIZE / 2:
+            reason = "are all right, or want a lower one"
+        else:
+            reason = "are no better than chance, or want a higher one"
         raise ValueError(
             f"No temperature in [{_LEAST}, {_MOST}] is best: the predictions {reason}."
         )

@@ -96,6 +96,11 @@ class Positioned(abc.ABC):
     _num_data: int
     _position: int
 
+    @property
+    @abc.abstractmethod
+    def is_endless(self) -> bool:
+        """Whether rows come again, epoch after epoch."""
+
     def state(self) -> dict[str, int]:
         """Returns the position of the iterator, for `restore`; holds plain ints."""
         return {

@@ -36,7 +36,10 @@ class BatchIterator(Positioned, Iterator[base.ArrayBatch]):
       data: all rows, as the batches hold them: `y` of rank 1 became `[num_data, 1]`,
         a missing `data_index` counts the rows, missing `weights` are ones.
       batch_size: number of rows of a batch.
+      is_endless: True; fits that need each row once refuse it.
     """
+
+    is_endless = True
 
     def __init__(
         self,

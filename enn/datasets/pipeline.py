@@ -82,6 +82,11 @@ class BatchStream(Positioned, Iterator[base.ArrayBatch]):
         self._start(0)
 
     @property
+    def is_endless(self) -> bool:
+        """Whether rows come again, as in training."""
+        return len(self._examples) > self._num_data
+
+    @property
     def skipped(self) -> tuple[str, ...]:
         """The rows skipped so far as unreadable: file, row and reason."""
         return self._skip_log.messages() if self._skip_log else ()

@@ -86,7 +86,9 @@ def get_last_layer_categorical_loglike_fn(num_classes: int) -> LogLikelihoodFn:
         half = at_least_float32(extra_output(out, "last_layer_variance")) / 2
         log_probs = -label_cross_entropy(mean + half, batch.y, num_classes)[:, 0]
         labels = jnp.asarray(_checks.as_column("batch.y", batch.y), jnp.int32)
-        own = jnp.take_along_axis(half, labels, axis=1, mode="clip")[:, 0]
+        # Of a label out of range 0, as of the cross-entropy.
+        is_label = jax.nn.one_hot(labels[:, 0], num_classes, dtype=bool)
+        own = jnp.sum(half, axis=1, where=is_label)
         return jnp.mean(log_probs - own)
 
     return log_likelihood_fn
@@ -126,8 +128,8 @@ def get_last_layer_kl_fn(
         out: Output, params: hk.Params, index: base.Index
     ) -> jax.Array:
         kl = at_least_float32(extra_output(out, "last_layer_kl"))
-        names = {name for _, name, _ in hk.data_structures.traverse(params)}
-        if "log_noise_std" in names:
+        layers = [names for names in params.values() if "log_scale" in names]
+        if any("log_noise_std" in names for names in layers):
             precision = at_least_float32(extra_output(out, "noise_std")) ** -2.0
             terms = (dof + precision.size + 1) * jnp.log(precision)
             kl = kl - 0.5 * jnp.sum(terms - noise_scale * precision)

@@ -19,7 +19,6 @@ import numpy as np
 
 from enn import _checks, _sharding
 from enn.datasets.base import ArrayBatch
-from enn.datasets.in_memory import BatchIterator
 from enn.losses.single_index import label_cross_entropy, regression_errors
 from enn.metrics.base import at_least_float32
 from enn.networks.last_layer.gaussian_last_layer import Structure
@@ -95,10 +94,11 @@ def as_batches(data: Data | Iterable[Rows]) -> Iterator[ArrayBatch | Rows]:
     Raises:
       TypeError: for an endless iterator, or anything that is not a batch.
     """
-    if isinstance(data, BatchIterator):
+    if getattr(data, "is_endless", False):
         raise TypeError(
-            "data must be finite, each row once, and a BatchIterator is endless: give "
-            "what it reads, its `.data`."
+            f"data must be finite, each row once, and a {type(data).__name__} is "
+            "endless: give what it reads, a BatchIterator's `.data` or one pass of "
+            "`eval_datasets()`."
         )
     for batch in [data] if isinstance(data, ArrayBatch) else data:
         if not isinstance(batch, ArrayBatch | Rows):

@@ -72,11 +72,13 @@ def recompute_state(
     states, num_rows = None, 0
     for batch in as_batches(data):
         rows = len(jax.tree.leaves(batch.x)[0])
+        if not rows:
+            continue
         num_rows += rows
         new = states_on(samples, batch.x)
         states = new if states is None else _average(states, new, rows / num_rows)
     if states is None:
-        raise ValueError("data must have at least one row, got no batches.")
+        raise ValueError("data must have at least one row, got none.")
     return states
 
 

@@ -29,6 +29,7 @@ class Replay(Iterator[ArrayBatch]):
       capacity: number of rows kept.
       batch_size: number of rows of a batch.
       num_added: number of rows added so far, those that were overwritten too.
+      is_endless: True; fits that need each row once refuse it.
 
     Raises:
       ValueError: unless `capacity` and `batch_size` are integers >= 1.
@@ -44,6 +45,8 @@ class Replay(Iterator[ArrayBatch]):
     >>> sorted(set(batch.data_index.ravel().tolist())), int(batch.extra["num_steps"])
     ([1, 2], 3)
     """
+
+    is_endless = True
 
     def __init__(self, capacity: int, batch_size: int, seed: int = 0):
         """Creates an empty buffer.

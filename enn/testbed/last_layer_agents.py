@@ -139,6 +139,9 @@ def _laplace_agent(
     def agent(data: Data, prior: PriorKnowledge) -> EpistemicSampler:
         enn = _mlp(config, prior)
         state = config.train(enn, data, prior)
+        precision = config.prior_precision
+        if precision is None:
+            precision = config.precision(prior)
         posterior = fit(
             enn,
             state.params,
@@ -146,7 +149,7 @@ def _laplace_agent(
             ArrayBatch(x=data.x, y=data.y),
             "categorical",
             structure=config.structure,
-            prior_precision=config.prior_precision or config.precision(prior),
+            prior_precision=precision,
             temperature=config.alg_temperature,
         )
         return EnnSampler(posterior.enn, posterior.params, posterior.state)
@@ -304,12 +307,12 @@ def make_vbll_agent(config: VBLLConfig) -> VanillaEnnAgent:
     """Returns the agent `vbll`, on `enn.networks.make_vbll_mlp_enn`."""
 
     def enn_ctor(prior: PriorKnowledge) -> EnnArray:
+        variance = config.prior_variance
+        if variance is None:
+            variance = 1 / config.precision(prior)
         # The standard deviation of noise has no meaning in classification.
         return networks.make_vbll_mlp_enn(
-            config.sizes(prior),
-            config.prior_variance or 1 / config.precision(prior),
-            config.structure,
-            noise_std=1.0,
+            config.sizes(prior), variance, config.structure, noise_std=1.0
         )
 
     def loss_ctor(prior: PriorKnowledge, enn: EnnArray) -> LossFnArray:

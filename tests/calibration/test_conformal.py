@@ -111,6 +111,20 @@ def test_a_key_draws_one_number_a_row() -> None:
         classifier(TEST_LOGITS, test_key), scores <= classifier.quantile
     )
 
+    with pytest.raises(ValueError, match="key must be given if, and only if"):
+        classifier(TEST_LOGITS)
+    plain = calibration.make_conformal_classifier(LOGITS[None], LABELS, 0.2)
+    with pytest.raises(ValueError, match="key must be given if, and only if"):
+        plain(TEST_LOGITS, test_key)
+    with pytest.raises(ValueError, match=r"must be of 3 classes, as in the .* got 2"):
+        plain(TEST_LOGITS[..., :2])
+
+
+def test_the_score_of_the_last_class_is_one() -> None:
+    probs = scipy.special.softmax(np.random.default_rng(0).normal(size=(500, 7)), -1)
+    scores = calibration.aps_scores(probs)
+    assert (scores[np.arange(500), probs.argmin(1)] == 1).all()  # Cumulated: 32 % are.
+
 
 @pytest.mark.parametrize("method", ["thr", "aps", "raps"])
 def test_coverage_is_exact(method: Any) -> None:

@@ -88,6 +88,18 @@ def test_no_temperature_is_best(scale: float) -> None:
         calibration.fit_temperature(right, np.array([[1], [2], [0]]))
 
 
+def test_why_no_temperature_is_best() -> None:
+    labels = np.array([[0]] * 4 + [[1]])
+    with pytest.raises(ValueError, match="are equally likely at all of them"):
+        calibration.fit_temperature(np.ones([1, 5, 2]), labels)
+    # The best would be 400 / log 4, above the range.
+    sure = np.tile([400.0, 0.0], [1, 5, 1])
+    with pytest.raises(ValueError, match="than chance, or want a higher one"):
+        calibration.fit_temperature(sure, labels)
+    with pytest.raises(ValueError, match="logits must be finite"):
+        calibration.fit_temperature(np.nan * sure, labels)
+
+
 def test_wrong_arguments() -> None:
     with pytest.raises(ValueError, match=r"labels must be integers in \[0, 3\), got 3"):
         calibration.fit_temperature(SAMPLES, LABELS + 1)

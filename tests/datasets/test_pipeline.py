@@ -9,6 +9,7 @@ import pytest
 
 from enn import datasets
 from enn.datasets import pipeline, sources, utils
+from enn.posteriors.curvature import as_batches
 
 
 class Numbers:
@@ -34,6 +35,14 @@ def _stream(numbers, batch=4, endless=False, seed=0, **batching):
     if endless:
         return pipeline.train_stream(examples, seed, batching, None)
     return pipeline.BatchStream(examples, len(numbers), seed, batching)
+
+
+def test_only_streams_to_train_on_are_endless():
+    assert _stream(Numbers(12), endless=True).is_endless
+    assert not _stream(Numbers(12)).is_endless
+    with pytest.raises(TypeError, match=r"a BatchStream is endless: .* `eval_datasets"):
+        next(as_batches(_stream(Numbers(12), endless=True)))
+    assert len(list(as_batches(_stream(Numbers(12))))) == 3
 
 
 def _labels(batches):

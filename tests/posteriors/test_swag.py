@@ -11,7 +11,7 @@ import optax
 import pytest
 from flax import linen
 
-from enn import networks, posteriors, utils
+from enn import networks, posteriors, supervised, utils
 from enn.datasets import ArrayBatch
 from tests.support import tiny
 from tests.support.fast import key
@@ -249,7 +249,27 @@ def test_a_network_without_state_has_none() -> None:
 
 def test_data_that_cannot_be_passed_once() -> None:
     net, _ = batch_norm_nets()
-    with pytest.raises(TypeError, match=r"endless: give what it reads, its `\.data`"):
-        posteriors.recompute_state(net, {}, {}, utils.make_batch_iterator(DATA))
-    with pytest.raises(ValueError, match="at least one row"):
-        posteriors.recompute_state(net, {}, {}, [])
+    replay = supervised.Replay(capacity=3, batch_size=2)
+    replay.add(DATA.x[:3], DATA.y[:3])
+    for data in (utils.make_batch_iterator(DATA), replay):
+        with pytest.raises(
+            TypeError, match=r"endless: give what it reads, .* `\.data`"
+        ):
+            posteriors.recompute_state(net, {}, {}, data)
+    empty = ArrayBatch(x=DATA.x[:0], y=DATA.y[:0])
+    for data in ([], empty, [empty, empty]):
+        with pytest.raises(ValueError, match="at least one row"):
+            posteriors.recompute_state(net, {}, {}, data)
+
+
+@pytest.mark.slow
+def test_empty_batches_change_nothing() -> None:
+    net, _ = batch_norm_nets()
+    params, init_state = net.init(key(0), DATA.x, key(1))
+    samples = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
+    empty = ArrayBatch(x=DATA.x[:0], y=DATA.y[:0])
+    got, want = (
+        posteriors.recompute_state(net, samples, init_state, batches)
+        for batches in ([empty, DATA, empty], DATA)
+    )
+    jax.tree.map(np.testing.assert_array_equal, got, want)

@@ -13,6 +13,11 @@ from enn import base
 from enn.networks.indexers import EnsembleIndexer
 from enn.networks.many_indices import members
 
+_NEEDS_STATES = (
+    "each sample needs its own: give `states`, as enn.posteriors.recompute_state "
+    "returns them."
+)
+
 
 def from_samples(
     apply: Callable[[Any, Any], Any], stacked_params: Any
@@ -121,7 +126,11 @@ def from_network_samples(
     ) -> tuple[hk.Params, hk.State]:
         del index
         if states is None:
-            _, own_state = jax.eval_shape(enn.init, rng_key, inputs, own_index)
+            try:
+                _, own_state = jax.eval_shape(enn.init, rng_key, inputs, own_index)
+            except ValueError as error:  # Batch normalisation for evaluation.
+                error.add_note(f"If the network has state, {_NEEDS_STATES}")
+                raise
             _check_has_states({}, own_state)
         return jax.tree.map(jnp.array, (samples, states or {}))
 
@@ -130,10 +139,7 @@ def from_network_samples(
 
 def _check_has_states(states: hk.State, own_state: hk.State) -> None:
     if jax.tree.leaves(own_state) and not jax.tree.leaves(states):
-        raise ValueError(
-            "The network has state, and each sample needs its own: give `states`, as "
-            "enn.posteriors.recompute_state returns them."
-        )
+        raise ValueError(f"The network has state, and {_NEEDS_STATES}")
 
 
 def _num_samples(stacked_params: Any) -> int:

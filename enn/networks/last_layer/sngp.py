@@ -228,6 +228,9 @@ def make_sngp_mlp_enn(
             f"output_sizes must have a hidden layer, got {list(output_sizes)}."
         )
     _checks.positive(bound=bound, length_scale=length_scale)
+    _checks.positive_int("num_features", num_features)
+    if projection_dim is not None:
+        _checks.positive_int("projection_dim", projection_dim)
 
     def forward(inputs: chex.Array) -> OutputWithPrior:
         hidden = flat_inputs(inputs)

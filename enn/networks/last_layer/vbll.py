@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import chex
 import haiku as hk
@@ -75,11 +75,7 @@ class VariationalLastLayer(EpistemicModule):
     ):
         super().__init__(name=name)
         self.num_outputs = _checks.positive_int("num_outputs", num_outputs)
-        _checks.one_of("structure", structure, ("per_output", "diagonal"))
-        if prior_variance is not None:
-            _checks.positive(prior_variance=prior_variance)
-        if noise_std is not None and not np.all(np.asarray(noise_std) > 0):
-            raise ValueError(f"noise_std must be > 0, got {noise_std}.")
+        _check_settings(prior_variance, structure, noise_std)
         self.prior_variance = prior_variance
         self.structure: Literal["per_output", "diagonal"] = structure
         self.noise_std = noise_std
@@ -129,6 +125,14 @@ class VariationalLastLayer(EpistemicModule):
         return jnp.exp(hk.get_parameter("log_noise_std", shape, dtype, init=jnp.zeros))
 
 
+def _check_settings(prior_variance: Any, structure: Any, noise_std: Any) -> None:
+    _checks.one_of("structure", structure, ("per_output", "diagonal"))
+    if prior_variance is not None:
+        _checks.positive(prior_variance=prior_variance)
+    if noise_std is not None and not np.all(np.asarray(noise_std) > 0):
+        raise ValueError(f"noise_std must be > 0, got {noise_std}.")
+
+
 def _lower(diagonal: jax.Array, num_features: int) -> jax.Array:
     """Returns L, `[num_outputs, F1, F1]`, of diagonals `[F1, num_outputs]`."""
     size, num_outputs = diagonal.shape
@@ -175,8 +179,9 @@ def make_vbll_mlp_enn(
       `[batch, output_sizes[-1]]`, with a Gaussian index.
 
     Raises:
-      ValueError: as `VariationalLastLayer`, by `init`, and without a hidden layer.
+      ValueError: as `VariationalLastLayer`, and without a hidden layer.
     """
+    _check_settings(prior_variance, structure, noise_std)
     *hidden_sizes, num_outputs = layer_sizes("output_sizes", output_sizes)
     if not hidden_sizes:
         raise ValueError(

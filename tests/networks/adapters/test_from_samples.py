@@ -159,6 +159,10 @@ def test_a_network_with_state_needs_states():
             ValueError, match="has state, and each sample needs its own"
         ):
             call()
+    fixed = from_network_samples(_as_enn(_batch_norm(is_training=False)), samples)
+    with pytest.raises(ValueError, match="average") as error:  # Of Haiku
+        fixed.init(key(0), X, 0)
+    assert any("give `states`" in note for note in error.value.__notes__)
     # In training a forward pass updates the state of its own sample alone.
     enn = from_network_samples(_as_enn(model), samples, states)
     _, new_state = enn.apply(*enn.init(key(0), X, 0), X, 1)

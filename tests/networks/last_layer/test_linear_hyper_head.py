@@ -10,6 +10,7 @@ import pytest
 from enn import data_noise, losses, networks
 from enn.networks.last_layer.gaussian_last_layer import append_one
 from tests.posteriors.data import D1, TEST_X
+from tests.support import cost
 
 PHI = np.asarray(append_one(D1.x), np.float64)
 PHI_TEST = np.asarray(append_one(TEST_X))
@@ -167,3 +168,12 @@ def test_target_noise_needs_ids() -> None:
     params, state = enn.init(jax.random.key(0), D1.x, index)
     with pytest.raises(ValueError, match="data_index is missing"):
         single_loss(enn.apply, params, state, D1, index)
+
+
+def test_operations_of_the_trunk_are_shared() -> None:
+    enn = networks.make_linear_hyper_mlp_enn([50, 32, 5], index_dim=8)
+    trunk = cost.mlp_flops(64, 7, 50, 32, 5)
+    once, per_index = 2 * 64 * 32 * 5 * 8, 2 * 64 * 5 * 8
+    flops = cost.flops_at_indices(enn, jnp.zeros([64, 7]), 200)
+    # The part that trains and the prior are told apart: twice.
+    assert flops <= 1.1 * (trunk + 2 * (once + 200 * per_index))

@@ -230,6 +230,8 @@ def test_the_mlp_trains_its_weights_alone() -> None:
         ),
         (lambda: _fourier(length_scale=-1.0), "length_scale must be > 0, got -1"),
         (lambda: networks.make_sngp_mlp_enn([2, 1], bound=-1.0), "bound must be > 0"),
+        (lambda: networks.make_sngp_mlp_enn([2, 1], 0), "num_features must be"),
+        (lambda: networks.make_sngp_mlp_enn([2, 1], 8, 0), "projection_dim must be"),
         (lambda: networks.make_sngp_mlp_enn([1]), "must have a hidden layer, got"),
     ],
 )

@@ -13,6 +13,7 @@ import pytest
 from enn import losses, networks
 from enn.datasets import ArrayBatch
 from tests.posteriors.data import D1, TEST_X
+from tests.support import cost
 
 COVARIANCE = np.array([[0.03307087, -0.00629921], [-0.00629921, 0.04881890]])
 MODE = np.array([[0.6913386], [0.1921260]])
@@ -179,6 +180,41 @@ def test_parameters_when_new() -> None:
 def test_errors(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make().init(jax.random.key(0), D1.x, jnp.zeros(2))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"prior_variance": 0.0}, {"structure": "joint"}, {"noise_std": -1}]
+)
+def test_settings_of_an_mlp_are_checked_when_it_is_made(settings: Any) -> None:
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        networks.make_vbll_mlp_enn([3, 1], **settings)
+
+
+def test_noise_of_other_layers_is_not_that_of_this_one() -> None:
+    params = OPTIMUM | {"other": {"log_noise_std": jnp.zeros(1)}}
+    out, _ = _layer().apply(OPTIMUM, {}, D1.x, jnp.zeros(2))
+    kl = losses.get_last_layer_kl_fn(5)
+    np.testing.assert_allclose(kl(out, params, 0), kl(out, OPTIMUM, 0))
+
+
+def test_a_label_out_of_range_counts_nothing_under_jit() -> None:
+    parts = {"last_layer_mean": np.eye(3), "last_layer_variance": np.ones([3, 3])}
+    out = networks.OutputWithPrior(np.eye(3), extra=parts)
+    log_likelihood = jax.jit(losses.get_last_layer_categorical_loglike_fn(3))
+    got, want = (
+        log_likelihood(out, ArrayBatch(x=np.eye(3), y=np.array(labels)[:, None]))
+        for labels in ([0, 1, -1], [0, 1, 0])
+    )
+    # Row 2 with the label 0: -log(2 + e) - ½, the same ½ being in every exponent.
+    np.testing.assert_allclose(3 * (got - want), np.log(2 + np.e) + 0.5, rtol=1e-5)
+
+
+def test_operations_of_the_trunk_are_shared() -> None:
+    enn = networks.make_vbll_mlp_enn([50, 32, 5])
+    once = cost.mlp_flops(64, 7, 50, 32, 5) + 2 * 64 * 33**2 * 5  # q, of `extra`
+    per_index = 2 * 64 * 33 * 5 + 2 * 33**2 * 5  # φᵀ(L z)
+    flops = cost.flops_at_indices(enn, jnp.zeros([64, 7]), 200)
+    assert flops <= 1.1 * (once + 200 * per_index)
 
 
 def test_losses_name_what_a_network_lacks() -> None:
