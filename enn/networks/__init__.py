@@ -64,6 +64,7 @@ from enn.networks.indexers import (
 )
 from enn.networks.last_layer.gaussian_last_layer import (
     GaussianLastLayer,
+    Structure,
     apply_factor,
     factor_from_precision,
     marginal_variance,
@@ -183,6 +184,7 @@ __all__ = [
     "SignedAxisIndexer",
     "SpectralLinear",
     "SphereIndexer",
+    "Structure",
     "VariationalLastLayer",
     "add_learned_scale",
     "apply_factor",

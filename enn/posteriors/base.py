@@ -96,8 +96,8 @@ def base_index(enn: EnnArray, index: base.Index | None) -> base.Index:
 def check_state(state: hk.State, new_state: hk.State) -> None:
     """Raises ValueError if a forward pass changed the network state."""
     leaves, new_leaves = map(jax.tree.leaves, (state, new_state))
-    if len(leaves) != len(new_leaves) or any(
-        np.shape(old) != np.shape(new) or bool(jnp.any(old != new))
+    if len(leaves) != len(new_leaves) or not all(
+        jnp.array_equal(old, new, equal_nan=True)
         for old, new in zip(leaves, new_leaves, strict=True)
     ):
         raise ValueError(

@@ -97,7 +97,7 @@ def as_batches(data: Data | Iterable[Rows]) -> Iterator[ArrayBatch | Rows]:
     if getattr(data, "is_endless", False):
         raise TypeError(
             f"data must be finite, each row once, and a {type(data).__name__} is "
-            "endless: give what it reads, a BatchIterator's `.data` or one pass of "
+            "endless: give what it reads, its `.data`, or one pass of "
             "`eval_datasets()`."
         )
     for batch in [data] if isinstance(data, ArrayBatch) else data:
@@ -121,12 +121,15 @@ def batches(
 
     Raises:
       TypeError: for an endless iterator, or anything that is not a batch.
+      ValueError: for a weight < 0.
     """
     mesh = _sharding.check_mesh(mesh)
     for batch in as_batches(data):
         total = len(batch.y)
         weights = np.ones(total) if batch.weights is None else batch.weights
         weights = np.reshape(weights, total).astype(jnp.result_type(float))
+        if (weights < 0).any():
+            raise ValueError(f"weights must be >= 0, got {weights.min()}.")
         entries = max(np.size(leaf) for leaf in jax.tree.leaves(batch.x))
         step = max(1, min(num_rows, BLOCK_SIZE * total // max(entries, 1)))
         for start in range(0, total, step):
@@ -262,7 +265,10 @@ def last_layer_sums(
     if structure == "kronecker":
         right = jnp.diag(weights @ diagonal)
         if probs is not None:
-            right = right - (probs * weights[:, None]).T @ probs
+            # Rows sum to 0: as differences of large sums, they would not.
+            shared = (probs * weights[:, None]).T @ probs
+            shared = shared - jnp.diag(jnp.diag(shared))
+            right = jnp.diag(jnp.sum(shared, axis=1)) - shared
         return {"left": weighted.T @ features, "right": right}
     if structure == "shared":
         return {"curvature": (weighted * diagonal[:, :1]).T @ features}

@@ -162,6 +162,7 @@ def fit_laplace(
     first, blocks = curvature.first_batch(data)
     out, features, weights, new_state = jax.jit(run)(params, state, first.x)
     check_state(state, new_state)
+    _checks.shape("network output", out.train, (None, None), "[batch, num_outputs]")
     num_outputs = out.train.shape[1]
     num_features = features.shape[1] + bias
     curvature.check_size(structure, num_features, num_outputs)
@@ -192,11 +193,19 @@ def fit_laplace(
     sums = curvature.fold_rows(
         add, options.start(no_rows), (params, state), blocks, mesh
     )
-    arrays, evidence = _solve(structure, sums, options, num_outputs, squared_norm)
+    arrays, delta, evidence = _solve(
+        structure, sums, options, num_outputs, squared_norm
+    )
     return Posterior(
         combine_base_epinet_as_enn(
             EnnCheckpoint("base", lambda: (params, state), lambda: exposed),
-            GaussianLastLayer(num_features - bias, num_outputs, structure, bias=bias),
+            GaussianLastLayer(
+                num_features - bias,
+                num_outputs,
+                structure,
+                bias=bias,
+                prior_precision=delta,
+            ),
             parse_features,
             base_index=index,
             freeze_base=False,
@@ -215,8 +224,8 @@ def _solve(
     options: FitOptions,
     num_outputs: int,
     squared_norm: float | None,
-) -> tuple[dict[str, Any], jax.Array | None]:
-    """Returns the arrays of the factor, and the evidence if the mode is known."""
+) -> tuple[dict[str, Any], float, jax.Array | None]:
+    """Returns the factor's arrays, δ, and the evidence if the mode is known."""
     delta = options.prior_precision
     if delta == "marginal_likelihood":
         eigenvalues = _eigenvalues(structure, sums, num_outputs)
@@ -231,7 +240,7 @@ def _solve(
         evidence = log_evidence(sums, ratio, delta, squared_norm)
     *_, scaled = arrays
     arrays[scaled] = math.sqrt(options.temperature) * arrays[scaled]
-    return arrays, evidence
+    return arrays, delta, evidence
 
 
 def _squared_norm(
@@ -245,10 +254,12 @@ def _squared_norm(
     w = np.asarray(weights.get("w", np.zeros(0)))
     b = np.asarray(weights.get("b", np.zeros(output.shape[1])))
     if w.shape == (features.shape[1], output.shape[1]):
-        found = np.asarray(features) @ w + b
+        found = jnp.matmul(features, w) + b[None]  # As the network rounds.
         finite = np.isfinite(output)  # What is not is reported with the curvature.
-        atol = 1e-3 * np.max(np.abs(output), initial=0, where=finite)
-        if np.allclose(found, output, 1e-3, atol, equal_nan=True):
+        rtol = max(1e-3, 4 * float(jnp.finfo(found.dtype).eps))
+        atol = rtol * np.max(np.abs(output), initial=0, where=finite)
+        found, output = (np.asarray(leaf, np.float64) for leaf in (found, output))
+        if np.allclose(found, output, rtol, atol, equal_nan=True):
             return float(np.sum(np.square(w)) + bias * np.sum(np.square(b)))
     raise ValueError(
         "The features times the weights of last_layer, plus its bias, must be the "

@@ -74,6 +74,9 @@ def fit_linearised_laplace(
     directions while data stream by: it is exact if H has no more, and for data of one
     block; otherwise the smallest of the eigenvalues may be too small by a percent.
 
+    All weights count in the evidence, also those on which no output depends at `index`,
+    such as other members of an ensemble: to choose δ by it, fit the member alone.
+
     >>> import haiku as hk, jax, numpy as np
     >>> from enn import datasets, networks
     >>> from enn.posteriors import fit_linearised_laplace

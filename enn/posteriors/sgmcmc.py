@@ -15,11 +15,17 @@ that is a sum over rows would be `num_data` times too strong.
 
 Parallel chains: an ensemble of K members, `losses.average_over_indices(loss,
 jnp.arange(K))`, a sampler with `num_data * K` and `K * learning_rate` and without a
-preconditioner are exactly K chains. `average_single_index_loss` draws the members at
-random instead, and that is another chain.
+preconditioner are exactly K chains, of the prior in `gaussian_prior_scale(variance,
+num_data * K)`. `average_single_index_loss` draws the members at random instead, and
+that is another chain.
 
 What is not to be sampled, such as the fixed priors in a network's parameters, is left
-alone by `optax.masked(sampler, networks.trainable_mask)`.
+out of the penalty, and alone by
+
+    transforms = {True: sampler, False: optax.set_to_zero()}
+    optimizer = optax.partition(transforms, networks.trainable_mask)
+
+(`optax.masked` would pass on its gradients as they are.)
 """
 
 from collections.abc import Callable

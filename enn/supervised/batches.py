@@ -149,6 +149,8 @@ class InMemorySideBySide(Iterator[ArrayBatch]):
       datasets: iterators with batches of one size, and rows of one shape.
     """
 
+    is_endless = True
+
     def __init__(self, datasets: Sequence[BatchIterator]):
         self._datasets = datasets
         self.batch_size = sum(dataset.batch_size for dataset in datasets)

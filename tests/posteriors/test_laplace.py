@@ -13,7 +13,7 @@ import pytest
 
 from enn import losses, networks, posteriors, utils
 from enn.datasets import ArrayBatch
-from enn.posteriors import curvature
+from enn.posteriors import base, curvature
 from tests.posteriors.data import D1, D2, TEST_X, linear, linear_params
 from tests.support import cost
 
@@ -417,6 +417,7 @@ def _fails(message: str, error: Any = ValueError, **kw: Any) -> Any:
         ),
         _fails("data must have rows, got none", data=[]),
         _fails("rows of weight > 0", data=D1.replace(weights=np.zeros([5, 1]))),
+        _fails("weights must be >= 0, got -1", data=D1.replace(weights=-(D1.y**0))),
         _fails(
             r"labels must be integers in \[0, 3\), got 3",
             data=LABELS.replace(y=LABELS.y + 1),
@@ -450,6 +451,48 @@ def test_features_must_give_the_output() -> None:
         posteriors.fit_laplace(
             enn, params, {}, LABELS, "categorical", last_layer="mlp/~/linear_0"
         )
+
+
+@pytest.mark.slow
+def test_features_of_half_precision_give_the_output() -> None:
+    enn = networks.wrap_net_fn_as_enn(lambda x: hk.nets.MLP([512, 1])(x))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=[20, 8]), jnp.bfloat16)
+    params, _ = enn.init(jax.random.key(0), x, jax.random.key(0))
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    data = ArrayBatch(x=x, y=np.zeros([20, 1], np.float32))
+    posterior = posteriors.fit_laplace(
+        enn, params, {}, data, "gaussian", last_layer="mlp/~/linear_1"
+    )
+    assert np.isfinite(posterior.log_marginal_likelihood)
+
+
+def test_an_output_without_an_axis_of_outputs() -> None:
+    enn = networks.wrap_net_fn_as_enn(lambda x: hk.Linear(1)(x)[:, 0])
+    with pytest.raises(ValueError, match="network output must have shape"):
+        posteriors.fit_laplace(enn, MODE_1, {}, D1, "gaussian", last_layer="linear")
+
+
+def test_a_new_last_layer_has_the_prior_of_the_fit() -> None:
+    enn = _fit(structure="diagonal", prior_precision=25.0).enn
+    params, _ = enn.init(jax.random.key(0), D1.x, jnp.zeros(2))
+    factor = params["gaussian_last_layer"]["factor"]
+    np.testing.assert_allclose(factor, np.full([2, 1], 0.2), rtol=1e-6)
+
+
+def test_a_state_may_hold_what_is_no_number() -> None:
+    base.check_state({"mean": np.array([np.nan, 1])}, {"mean": np.array([np.nan, 1])})
+    with pytest.raises(ValueError, match="changes the network state"):
+        base.check_state({"mean": np.array([np.nan, 1])}, {"mean": np.ones(2)})
+
+
+def test_the_curvature_of_outputs_has_no_rounding_of_large_sums() -> None:
+    probs = np.random.default_rng(0).dirichlet(np.full(10, 0.1), size=60_000)
+    probs = jnp.asarray(probs, jnp.float32)
+    hessian = curvature.OutputCurvature(probs, probs)
+    ones = jnp.ones([len(probs), 1])
+    right = curvature.last_layer_sums("kronecker", ones, ones[:, 0], hessian)["right"]
+    # Of 6000 and more on the diagonal: all logits together change nothing.
+    assert np.abs(np.asarray(right, np.float64).sum(axis=1)).max() < 2e-3
 
 
 def test_a_structure_too_large_names_others() -> None:

@@ -179,7 +179,9 @@ def test_an_ensemble_is_parallel_chains(make: Any) -> None:
 
     def run(enn: Any, num_members: int, start: Any) -> Any:
         indices = jnp.arange(num_members)
+        scale = posteriors.gaussian_prior_scale(0.5, 2 * num_members)
         loss = losses.average_over_indices(losses.L2Loss(), indices)
+        loss = losses.add_l2_weight_decay(loss, scale)
         sampler = make(0.1 * num_members, 2 * num_members, temperature=0)
         params = {"linear": {"w": jnp.asarray(start)}}
         state = sampler.init(params)
@@ -202,19 +204,17 @@ def test_an_ensemble_is_parallel_chains(make: Any) -> None:
     np.testing.assert_allclose(noise[0], noise[1], rtol=1e-6)
 
 
-def test_masked_parameters_stay() -> None:
-    params = {"prior_mlp": {"w": jnp.ones([2])}, "mlp": {"w": jnp.ones([2])}}
-    mask = {"prior_mlp": {"w": False}, "mlp": {"w": True}}
+def test_what_is_not_sampled_stays() -> None:
+    params = {"prior": {"w": jnp.ones([2])}, "mlp": {"w": jnp.ones([2])}}
+    transforms = {True: posteriors.sghmc(0.1, 10), False: optax.set_to_zero()}
     sampler = posteriors.track_samples(
-        optax.masked(posteriors.sghmc(0.1, 10), mask), num_samples=2, every=1
+        optax.partition(transforms, networks.trainable_mask), num_samples=2, every=1
     )
-    grads = jax.tree.map(jnp.zeros_like, params)
+    grads = jax.tree.map(jnp.ones_like, params)  # Also of weight decay.
     updates, state = sampler.update(grads, sampler.init(params), params)
-    assert not np.any(updates["prior_mlp"]["w"])
+    assert not np.any(updates["prior"]["w"])
     assert np.all(updates["mlp"]["w"] != 0)
-    np.testing.assert_array_equal(
-        posteriors.get_samples(state)["prior_mlp"]["w"], [[1, 1]]
-    )
+    np.testing.assert_array_equal(posteriors.get_samples(state)["prior"]["w"], [[1, 1]])
 
 
 def test_one_step_is_that_of_blackjax_at_temperature_zero() -> None:

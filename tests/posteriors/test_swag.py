@@ -253,7 +253,7 @@ def test_data_that_cannot_be_passed_once() -> None:
     replay.add(DATA.x[:3], DATA.y[:3])
     for data in (utils.make_batch_iterator(DATA), replay):
         with pytest.raises(
-            TypeError, match=r"endless: give what it reads, .* `\.data`"
+            TypeError, match=r"endless: give what it reads, its `\.data`"
         ):
             posteriors.recompute_state(net, {}, {}, data)
     empty = ArrayBatch(x=DATA.x[:0], y=DATA.y[:0])
