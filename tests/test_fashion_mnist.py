@@ -139,3 +139,10 @@ def test_scores_are_those_of_other_implementations(benchmark):
         expected = joint @ weights
         spread = np.sqrt(((joint - expected[:, None]) ** 2 @ weights).sum()) / 20
         assert abs(scores[f"joint_nll_{tau}"] - expected.mean()) < 4 * spread
+
+
+def test_the_page_has_the_table_of_the_runs(benchmark):
+    docs = FILE.parents[1] / "docs"
+    table = benchmark.make_table(str(docs / "fashion_mnist_runs"))
+    assert table in (docs / "fashion_mnist.md").read_text(encoding="utf-8")
+    assert len(table.splitlines()) == 2 + 3 * len(benchmark.METHODS)
