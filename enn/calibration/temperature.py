@@ -46,14 +46,16 @@ def fit_temperature(logits: chex.Array, labels: chex.Array, tau: int = 1) -> flo
     if not jnp.isfinite(logits).all():
         raise ValueError("logits must be finite.")
 
-    def nll(log_temperature: jax.Array, logits: jax.Array) -> jax.Array:
-        return jnp.asarray(joint_nll(logits / jnp.exp(log_temperature), labels))
+    joint_nll(logits, labels)  # Checks the labels, which compiled code cannot.
 
+    # Data are arguments: with constants, XLA would compute as it compiles.
+    def nll(log_t: jax.Array, logits: jax.Array, labels: chex.Array) -> jax.Array:
+        return jnp.asarray(joint_nll(logits / jnp.exp(log_t), labels))
+
+    data = {"logits": logits, "labels": jnp.asarray(labels)}
     grid = jnp.linspace(jnp.log(_LEAST), jnp.log(_MOST), _GRID_SIZE, dtype=logits.dtype)
-    # Logits are an argument: as a constant, XLA would compute with them as it compiles.
-    values = jax.jit(lambda grid, x: jax.lax.map(lambda t: nll(t, x), grid))
-    best = int(jnp.argmin(values(grid, logits)))
-    slope = functools.partial(jax.jit(jax.grad(nll)), logits=logits)
+    best = int(jnp.argmin(jax.lax.map(functools.partial(nll, **data), grid)))
+    slope = functools.partial(jax.jit(jax.grad(nll)), **data)
     if best in (0, _GRID_SIZE - 1) or not (
         slope(grid[best - 1]) < 0 < slope(grid[best + 1])
     ):

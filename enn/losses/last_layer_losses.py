@@ -128,8 +128,7 @@ def get_last_layer_kl_fn(
         out: Output, params: hk.Params, index: base.Index
     ) -> jax.Array:
         kl = at_least_float32(extra_output(out, "last_layer_kl"))
-        layers = [names for names in params.values() if "log_scale" in names]
-        if any("log_noise_std" in names for names in layers):
+        if any({"log_scale", "log_noise_std"} <= set(m) for m in params.values()):
             precision = at_least_float32(extra_output(out, "noise_std")) ** -2.0
             terms = (dof + precision.size + 1) * jnp.log(precision)
             kl = kl - 0.5 * jnp.sum(terms - noise_scale * precision)

@@ -263,9 +263,9 @@ def last_layer_sums(
         return jax.lax.map(lambda d: (weighted * d[:, None]).T @ features, diagonals.T)
 
     if structure == "kronecker":
-        right = jnp.diag(weights @ diagonal)
-        if probs is not None:
-            # Rows sum to 0: as differences of large sums, they would not.
+        if probs is None:
+            right = jnp.diag(weights @ diagonal)
+        else:  # Rows sum to 0: as differences of large sums, they would not.
             shared = (probs * weights[:, None]).T @ probs
             shared = shared - jnp.diag(jnp.diag(shared))
             right = jnp.diag(jnp.sum(shared, axis=1)) - shared

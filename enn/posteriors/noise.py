@@ -84,7 +84,7 @@ def _normal(key: chex.PRNGKey, size: int) -> jax.Array:
     if size <= _FEW:
         # XLA shares the work on an array with another thread, and to wake that takes
         # longer than to draw so few numbers; it does not share that on a half.
-        halves = jnp.pad(counts, (0, size % 2)).reshape(2, -1)
+        halves = jax.lax.iota(jnp.uint32, size + size % 2).reshape(2, -1)
         bits = jax.lax.map(functools.partial(_random_bits, key), halves)
         return jax.lax.map(_from_bits, bits).reshape(-1)[:size]
     bits = _random_bits(key, counts)
